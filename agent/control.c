@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* Small operations: ping, clock. */
+#include <string.h>
+#include <time.h>
+
+#include "agent/agent.h"
+
+/* --- ping ------------------------------------------------------------------------------------- */
+
+static void ping_start(struct agent_call *c, const struct wire_fields *in)
+{
+	call_reply(c, NULL);
+}
+
+const struct agent_op agent_op_ping = {.op = WIRE_OP_PING, .name = "ping", .start = ping_start};
+
+/* --- clock ------------------------------------------------------------------------------------ */
+
+static void clock_start(struct agent_call *c, const struct wire_fields *in)
+{
+	_cleanup_buf_ struct buf b = {};
+	struct timespec ts;
+	uint64_t want;
+	int64_t delta;
+
+	if (!wire_get_u64(in, TAG_REALTIME_NS, &want)) {
+		call_reply_error(c, ERROR_BUG, EBADMSG, "the time is missing");
+		return;
+	}
+	clock_gettime(CLOCK_REALTIME, &ts);
+	delta = (int64_t)(want - ((uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec));
+	ts = (struct timespec){
+		.tv_sec = (time_t)(want / NS_PER_SEC),
+		.tv_nsec = (long)(want % NS_PER_SEC),
+	};
+	if (clock_settime(CLOCK_REALTIME, &ts) < 0) {
+		call_reply_error(c, ERROR_INFRA, errno, "cannot set the guest's clock: %s",
+				 strerror(errno));
+		return;
+	}
+	wire_put_u64(&b, TAG_DELTA_NS, (uint64_t)delta);
+	call_reply(c, &b);
+}
+
+const struct agent_op agent_op_set_clock = {
+	.op = WIRE_OP_SET_CLOCK,
+	.name = "set clock",
+	.start = clock_start,
+};
