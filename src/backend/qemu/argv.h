@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/* QEMU's command line, from a plain description of the machine. Pure: looks at nothing. */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/util.h"
+
+/* What `qemu-system-… --version` says, and what is installed beside it. */
+struct qemu_version {
+	int major, minor, micro;
+	/* Debian's and upstream's builds know pc-q35-<version>; RHEL's qemu-kvm has types of its
+	 * own, and there the unversioned alias is used. */
+	bool has_upstream_types;
+	bool has_qboot; /* its ROMs include qboot.rom */
+};
+
+static inline bool qemu_version_at_least(const struct qemu_version *v, int major, int minor)
+{
+	return v->major > major || (v->major == major && v->minor >= minor);
+}
+
+/*
+ * A disk is one of:
+ *   path, no overlay     the file itself, read-only or (readonly = false) written through
+ *   path and overlay_fd  an empty qcow2 on top of the file, which stays as it is
+ *   overlay_fd alone     an empty qcow2
+ * Descriptors are the numbers that they have in QEMU.
+ */
+struct qemu_disk {
+	const char *name;   /* the guest's serial number of it; node and device are disk-<name> */
+	const char *path;   /* absolute, or NULL */
+	const char *format; /* of path: "raw" or "qcow2" */
+	int overlay_fd;	    /* -1: none */
+	bool readonly;
+	bool cdrom;
+	int bootindex; /* -1: none */
+};
+
+struct qemu_config {
+	const char *program;
+	const char *name;
+	const char *machine; /* "q35" or "microvm" */
+	struct qemu_version version;
+	bool kvm;
+	unsigned cpus; /* 0: one */
+	uint64_t memory_bytes;
+
+	int qmp_fd, console_fd;
+	int agent_fd; /* -1: no port */
+
+	const char *kernel; /* NULL: the firmware boots a disk */
+	const char *initrd; /* may be /proc/self/fd/<n> */
+	const char *cmdline;
+
+	const struct qemu_disk *disks;
+	size_t n_disks;
+
+	json_t *credentials;  /* object of strings, or NULL */
+	const char *rtc_base; /* "utc" (NULL), or a point in time as -rtc base= takes it */
+	bool display;	      /* a graphics card, for screenshots */
+	bool pvpanic;	      /* a device by which the guest's kernel can report a panic */
+	char *const *extra_args;
+};
+
+/* The oldest QEMU whose command line we speak. */
+#define QEMU_VERSION_MIN_MAJOR 6
+#define QEMU_VERSION_MIN_MINOR 2
+
+/* Whether the firmware is qboot, not SeaBIOS. */
+bool qemu_uses_qboot(const struct qemu_config *c);
+
+/* ret: a new strv. ERROR_USAGE: the definition asks for what cannot be put into a command line. */
+int qemu_build_argv(const struct qemu_config *c, char ***ret, struct error *err);
+
+/* For people: shell-quoted, one option with its value a line; malloc'd, ends with a newline. */
+char *qemu_format_argv(char *const *argv);
