@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/* `assay doctor`: what this host can do, each with the reason and the fix. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/str.h"
+#include "channel/agent.h"
+#include "cli/commands.h"
+#include "machine/machine.h"
+
+struct doctor_opts {
+	bool json;
+};
+
+enum state { GOOD, LESS, BAD }; /* works; works with less; does not work */
+
+struct finding {
+	const char *what;
+	enum state state;
+	char found[ERROR_MESSAGE_MAX + 64];
+	char fix[ERROR_HINT_MAX];
+};
+
+static void check_backend(struct finding *f, const char *name)
+{
+	struct error err = {};
+
+	f->what = name;
+	if (backend_available(name, &err) == 0) {
+		snprintf(f->found, sizeof(f->found), "available");
+		return;
+	}
+	f->state = str_eq(name, backend_names()[0]) ? BAD : LESS;
+	snprintf(f->found, sizeof(f->found), "%s", err.message);
+	snprintf(f->fix, sizeof(f->fix), "%s", err.hint);
+}
+
+static void check_accel(struct finding *f)
+{
+	struct accel_verdict v = {};
+	struct error err = {};
+
+	f->what = "acceleration";
+	if (accel_probe(&v, &err) < 0) {
+		f->state = BAD;
+		snprintf(f->found, sizeof(f->found), "%s", err.message);
+		snprintf(f->fix, sizeof(f->fix), "%s", err.hint);
+		return;
+	}
+	f->state = v.kvm ? GOOD : LESS;
+	snprintf(f->found, sizeof(f->found), "%s: %s (time-outs × %g)", v.kvm ? "KVM" : "TCG",
+		 v.reason, v.timeout_scale);
+}
+
+static void check_namespaces(struct finding *f)
+{
+	struct ns_verdict v = {};
+	struct error err = {};
+
+	f->what = "namespaces";
+	if (ns_probe(&v, &err) < 0) {
+		f->state = BAD;
+		snprintf(f->found, sizeof(f->found), "%s", err.message);
+		return;
+	}
+	f->state = v.level == NS_FULL ? GOOD : LESS;
+	snprintf(f->found, sizeof(f->found), "%s%s%s", ns_level_name(v.level),
+		 v.reason[0] ? ": " : "", v.reason);
+	snprintf(f->fix, sizeof(f->fix), "%s", v.fix);
+}
+
+/* Programs that build images, and the Debian package of each. */
+static const struct {
+	const char *program, *package;
+	bool rootless_only;
+} tools[] = {
+	{"mmdebstrap", "mmdebstrap", false}, {"mkfs.erofs", "erofs-utils", false},
+	{"mke2fs", "e2fsprogs", false},	     {"xz", "xz-utils", false},
+	{"newuidmap", "uidmap", true},
+};
+
+static bool in_path(const char *program)
+{
+	const char *path = getenv("PATH");
+	_cleanup_strv_ char **dirs = strv_split(path ? path : "/usr/bin:/bin:/usr/sbin:/sbin", ":");
+
+	/* sbin is often missing from an ordinary user's PATH; the builder adds it too. */
+	strv_push(&dirs, "/usr/sbin");
+	strv_push(&dirs, "/sbin");
+	for (size_t i = 0; dirs[i]; i++) {
+		_cleanup_free_ char *file = path_join(dirs[i], program);
+
+		if (access(file, X_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void check_tools(struct finding *f)
+{
+	_cleanup_strv_ char **missing = NULL, **packages = NULL;
+
+	f->what = "image building";
+	for (size_t i = 0; i < ARRAY_SIZE(tools); i++) {
+		if ((tools[i].rootless_only && geteuid() == 0) || in_path(tools[i].program))
+			continue;
+		strv_push(&missing, tools[i].program);
+		strv_push(&packages, tools[i].package);
+	}
+	if (!missing) {
+		snprintf(f->found, sizeof(f->found), "all tools found");
+		return;
+	}
+	f->state = BAD;
+	_cleanup_free_ char *m = strv_join(missing, ", "), *p = strv_join(packages, " ");
+
+	snprintf(f->found, sizeof(f->found), "not found: %s", m);
+	snprintf(f->fix, sizeof(f->fix), "install: %s", p);
+}
+
+static void check_cache(struct finding *f)
+{
+	struct error err = {};
+	_cleanup_free_ char *dir = NULL;
+
+	f->what = "cache";
+	if (path_cache_dir(&dir, &err) < 0 || access(dir, W_OK) < 0) {
+		f->state = BAD;
+		snprintf(f->found, sizeof(f->found), "%s%s", dir ? dir : err.message,
+			 dir ? " is not writable" : "");
+		snprintf(f->fix, sizeof(f->fix), "set ASSAY_CACHE to a folder that is");
+		return;
+	}
+	snprintf(f->found, sizeof(f->found), "%s", dir);
+}
+
+static void print_finding(const struct finding *f)
+{
+	static const char *const marks[] = {[GOOD] = "ok  ", [LESS] = "less", [BAD] = "FAIL"};
+
+	printf("%s  %-14s  %s\n", marks[f->state], f->what, f->found);
+	if (f->fix[0])
+		printf("                      fix: %s\n", f->fix);
+}
+
+static json_t *finding_json(const struct finding *f)
+{
+	static const char *const names[] = {[GOOD] = "ok", [LESS] = "less", [BAD] = "fail"};
+
+	return json_pack("{s:s, s:s, s:s, s:s}", "what", f->what, "state", names[f->state], "found",
+			 f->found, "fix", f->fix);
+}
+
+#define MAX_FINDINGS 16
+
+static int doctor_fiber(void *userdata)
+{
+	struct doctor_opts *o = userdata;
+	_cleanup_free_ struct finding *findings = xcalloc(MAX_FINDINGS, sizeof(*findings));
+	size_t n = 0;
+	bool bad = false;
+	json_t *list = json_array();
+
+	check_accel(&findings[n++]);
+	check_namespaces(&findings[n++]);
+	check_tools(&findings[n++]);
+	check_cache(&findings[n++]);
+	for (const char *const *b = backend_names(); *b && n < MAX_FINDINGS; b++)
+		check_backend(&findings[n++], *b);
+	for (size_t i = 0; i < n; i++) {
+		bad |= findings[i].state == BAD;
+		if (o->json)
+			json_array_append_new(list, finding_json(&findings[i]));
+		else
+			print_finding(&findings[i]);
+	}
+	if (o->json)
+		print_json(json_incref(list));
+	else
+		printf("      assay %s, agent %.12s\n", ASSAY_VERSION, agent_binary_digest());
+	json_decref(list);
+	return bad ? EXIT_ERRORED : EXIT_PASSED;
+}
+
+static int run(const struct command *cmd, void *opts, int n_args, char **args)
+{
+	return command_on_fiber("doctor", doctor_fiber, opts);
+}
+
+static const struct option_spec doctor_options[] = {
+	{"json", 0, OPTION_FLAG, NULL, offsetof(struct doctor_opts, json), "print JSON", NULL},
+	{NULL},
+};
+
+const struct command command_doctor = {
+	.name = "doctor",
+	.args = "",
+	.summary = "what this host can do, each with the reason and the fix",
+	.doc = "Nothing is guessed: acceleration is found out by running a small 64-bit guest "
+	       "under KVM,\n"
+	       "namespaces by making them. Exit status 3 if something that tests need does not "
+	       "work.\n",
+	.options = doctor_options,
+	.opts_size = sizeof(struct doctor_opts),
+	.run = run,
+};
