@@ -1,0 +1,102 @@
+-- Each assertion: what passes, what fails, and the words of the failure.
+suite { name = "assertions", timeout = "20s" }
+
+-- Raises `expect`, and nothing else, with a message that the expression matches.
+local function fails(fn, regex)
+  local e = assert_error(fn, regex)
+  assert_eq(e.kind, "expect")
+  return e
+end
+
+test("assert_eq compares values and tables", function()
+  assert_eq(1, 1)
+  assert_eq(1, 1.0)
+  assert_eq("a", "a")
+  assert_eq(nil, nil)
+  assert_eq({ 1, { x = "y" } }, { 1, { x = "y" } })
+  local same = setmetatable({}, { __eq = function() return true end })
+  assert_eq(same, setmetatable({}, getmetatable(same)))
+
+  fails(function() assert_eq(1, 2) end, "got 1, wanted 2")
+  fails(function() assert_eq("1", 1) end, 'got "1", wanted 1')
+  fails(function() assert_eq(nil, false) end, "got nil, wanted false")
+  fails(function() assert_eq("a\nb\nc", "a\nX\nc") end, "first difference in line 2")
+  fails(function() assert_eq({ a = { 1, 2 } }, { a = { 1, 3 } }) end, "differ at a\\[2\\]")
+  fails(function() assert_eq({}, { 1 }) end, "wanted \\{ 1 \\}")
+  fails(function() assert_eq({ 1 }, {}) end, "got \\{ 1 \\}")
+end)
+
+test("assert_eq has its own message in front, and both values in the detail", function()
+  local e = fails(function() assert_eq(7, 8, "the exit code") end, "^the exit code: got 7, wanted 8")
+  assert_eq(e.detail, { got = "7", want = "8" })
+end)
+
+test("assert_eq shows what cannot be read as it is", function()
+  fails(function() assert_eq("tab\there", "") end, 'got "tab\\\\there"')
+  fails(function() assert_eq("\0\27", "x") end, "\\\\x00\\\\x1b")
+  local deep = {}
+  for _ = 1, 20 do deep = { deep } end
+  fails(function() assert_eq(deep, 1) end, "…")
+  local e = fails(function() assert_eq(("x"):rep(100000), "y") end, "…")
+  assert_lt(#e.message, 4096)
+end)
+
+test("assert_ne", function()
+  assert_ne(1, 2)
+  assert_ne({ 1 }, { 2 })
+  fails(function() assert_ne(3, 3) end, "got 3, wanted anything else")
+  fails(function() assert_ne({ 1 }, { 1 }, "ids") end, "^ids: got \\{ 1 \\}")
+end)
+
+test("assert_true and assert_false", function()
+  assert_true(true)
+  assert_true(0)
+  assert_true("")
+  assert_false(false)
+  assert_false(nil)
+  fails(function() assert_true(false) end, "got false, wanted something true")
+  fails(function() assert_true(nil, "the flag") end, "^the flag: got nil")
+  fails(function() assert_false(0) end, "got 0, wanted false or nil")
+end)
+
+test("assert_contains and assert_not_contains take text as it is written", function()
+  assert_contains("a.b", ".")
+  assert_contains("anything", "")
+  assert_contains("nul \0 inside", "\0 in")
+  assert_contains(1234, 23)
+  assert_not_contains("abc", "a.c")
+  fails(function() assert_contains("abc", "a.c") end, '"a.c" is not contained in "abc"')
+  fails(function() assert_not_contains("abc", "b", "page") end, '^page: "b" is contained in "abc"')
+  assert_eq(assert_error(function() assert_contains(nil, "x") end, "must be text, not nil").kind, "usage")
+end)
+
+test("assert_matches gives the captures", function()
+  local c = assert_matches("nginx/1.26.3 (Debian)", "(?<name>\\w+)/(\\d+)\\.(\\d+)")
+  assert_eq(c[0], "nginx/1.26")
+  assert_eq({ c[1], c[2], c[3], c.name }, { "nginx", "1", "26", "nginx" })
+  assert_matches("first\nsecond", "^second$") -- multi-line is on
+  fails(function() assert_matches("abc", "^b") end, "/\\^b/ does not match \"abc\"")
+  local e = assert_error(function() assert_matches("x", "(") end)
+  assert_eq(e.kind, "usage")
+end)
+
+test("assert_error gives the error", function()
+  local e = assert_error(function() fail_test("no luck") end, "no \\w+")
+  assert_eq({ e.kind, e.message }, { "expect", "no luck" })
+  assert_eq(tostring(e), "no luck")
+  assert_contains(tostring(assert_error(function() error("own words") end)), "own words")
+  fails(function() assert_error(function() end) end, "no error was raised")
+  fails(function() assert_error(function() fail_test("this") end, "that") end, "does not match /that/: this")
+end)
+
+test("order", function()
+  assert_lt(1, 2)
+  assert_le(2, 2)
+  assert_gt("b", "a")
+  assert_ge(2, 2)
+  fails(function() assert_lt(2, 2) end, "got 2, wanted < 2")
+  fails(function() assert_le(3, 2) end, "got 3, wanted <= 2")
+  fails(function() assert_gt(2, 2, "speed") end, "^speed: got 2, wanted > 2")
+  fails(function() assert_ge("a", "b") end, 'got "a", wanted >= "b"')
+  assert_eq(assert_error(function() assert_lt(1, "2") end, "number and string").kind, "usage")
+end)

@@ -1,0 +1,3 @@
+-- check, 2
+local m = machine("m", { backend = "fake", agent = false })
+test("one", function() m:succeed("true") end)

@@ -1,0 +1,1 @@
+LuaT bytecode, in a file that is said to be a test

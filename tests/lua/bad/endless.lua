@@ -1,0 +1,2 @@
+-- check, 2
+while true do end

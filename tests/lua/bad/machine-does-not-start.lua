@@ -1,0 +1,3 @@
+-- run, 3
+machine("m", { backend = "fake", fake = { start_fails = "no room" } })
+test("one", function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+local config = {}
+test(config.names.first, function() end)

@@ -1,0 +1,2 @@
+-- run, 2
+machine("m", { backend = "fake" })

@@ -1,0 +1,3 @@
+-- check, 2
+machine("m", { backend = "fake", networks = { "lan" } })
+test("one", function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+machine("host", { backend = "fake" })
+test("one", function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+test("one", function() end)
+test("one", function() end)

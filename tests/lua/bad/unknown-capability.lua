@@ -1,0 +1,2 @@
+-- check, 2
+test("one", { needs = { "snapshots" } }, function() end)

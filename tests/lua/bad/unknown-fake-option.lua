@@ -1,0 +1,3 @@
+-- check, 2
+machine("m", { backend = "fake", fake = { boot_tekst = "x" } })
+test("one", function() end)

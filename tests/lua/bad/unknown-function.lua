@@ -1,0 +1,2 @@
+-- check, 2
+tset("one", function() end)

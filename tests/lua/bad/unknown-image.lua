@@ -1,0 +1,3 @@
+-- check, 2
+machine("m", { image = "debian-99" })
+test("one", function() end)

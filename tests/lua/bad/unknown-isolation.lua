@@ -1,0 +1,3 @@
+-- check, 2
+suite { isolation = "forked" }
+test("one", function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+machine("m", { backend = "fake", memry = "512M" })
+test("one", function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+suite { name = "x", tag = { "web" } }
+test("one", function() end)

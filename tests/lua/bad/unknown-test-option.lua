@@ -1,0 +1,2 @@
+-- check, 2
+test("one", { timeot = "5s" }, function() end)

@@ -1,0 +1,3 @@
+-- check, 2
+machine("m", { backend = "fake", cpus = "two" })
+test("one", function() end)

@@ -1,0 +1,2 @@
+-- run, 1
+test("one", { xfail = "bug 42" }, function() end)
