@@ -61,6 +61,29 @@ void agent_revive(struct agent *a);
 /* A round trip; for liveness and benchmarks. */
 int agent_ping(struct agent *a, uint64_t timeout_ns, struct error *err);
 
+/* --- saving and restoring the guest ------------------------------------------------------ */
+
+/* Before a save: the guest parks all streams, sends what is under way, stops active calendar timers
+ * of systemd, acknowledges, and writes nothing more. Calls may be under way: they rest. Nothing is
+ * sent to the guest from now on. */
+int agent_freeze(struct agent *a, uint64_t timeout_ns, struct error *err);
+
+struct agent_thaw {
+	const char *machine_id; /* 32 hex digits to take on; NULL: stays as it is */
+};
+/*
+ * The first thing after the guest goes on. Sets its clock, adds entropy of ours and makes the
+ * kernel's generator use it, starts the timers again; only then does any call run. On the agent
+ * that was frozen (save in place) calls go on where they were; on one made by agent_new_frozen()
+ * the calls of the old session are over on the host, and what they started in the guest lives on.
+ * how may be NULL.
+ */
+int agent_thaw(struct agent *a, const struct agent_thaw *how, uint64_t timeout_ns,
+	       struct error *err);
+/* Like agent_new(), for a stream to a guest that was saved frozen: nothing happens on it until
+ * agent_thaw(). on_hello is called by the thaw's answer (same boot id as when it was saved). */
+struct agent *agent_new_frozen(struct io *io, const struct agent_callbacks *cb, void *userdata);
+
 /* --- commands --------------------------------------------------------------------------- */
 
 #define AGENT_OUTPUT_MAX_BYTES (64 * MIB)

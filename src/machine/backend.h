@@ -4,10 +4,12 @@
 
 #include <jansson.h>
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "image/image.h"
 #include "loop/io.h"
 #include "machine/machine.h"
+#include "machine/saved.h"
 #include "machine/spec.h"
 
 /*
@@ -98,6 +100,14 @@ struct vm_start {
 	struct image *image;
 	const struct machine_start_opts *opts; /* never NULL: kernel, cmdline, boot for this boot */
 	bool first;			       /* first start of this vm */
+	/* Start from this, not from power-off: the disks become its layers with an empty overlay of
+	 * this vm's own on top, whatever they were before; with devices the guest goes on where it
+	 * was (start() returns when the vCPUs run), without them it is a cold boot from these
+	 * disks. NULL: a cold boot from the disks as they are. [SNAPSHOT] */
+	struct saved *from;
+	/* It will be saved by save(keep = false): its RAM is a file of its own in
+	 * env->memory_dir (a copy of from's, if that has one), not private memory. [SNAPSHOT] */
+	bool savable;
 };
 
 /* What start() hands over: the core owns it from then on. */
@@ -162,6 +172,20 @@ struct backend_ops {
 	/* [PAUSE] vCPUs. Return when it is done; on_stopped was called by then. */
 	int (*pause)(struct vm *vm, struct error *err);
 	int (*resume)(struct vm *vm, struct error *err);
+
+	/* [SNAPSHOT] Everything at one instant; the agent is frozen already. Disks' overlays become
+	 * immutable layers. keep: the machine gets new overlays and goes on (vCPUs run again when
+	 * this returns). Not keep: the VMM is gone when this returns, as after kill(); what was
+	 * started `savable` has its RAM in a file of its own, else it is in the stream. Without
+	 * a running VMM: the disks only. On failure the machine goes on if it can (keep), or is
+	 * gone. */
+	int (*save)(struct vm *vm, bool keep, struct saved **ret, struct error *err);
+	/* [SNAPSHOT] What a saved state depends on besides image, agent and definition: appended to
+	 * ret as lines of text (version, versioned machine type, accelerator and CPU, ROM digests,
+	 * argv without paths and descriptors). ERROR_UNSUPPORTED: a machine so defined cannot be
+	 * saved; the message says why. May wait (programs asked for their version). */
+	int (*state_key)(const struct vm_init *init, const struct image *image, struct buf *ret,
+			 struct error *err);
 
 	/* [DISKS] By the disk's name in the spec; opens the tray and removes the medium. */
 	int (*eject)(struct vm *vm, const char *disk, struct error *err);

@@ -35,10 +35,11 @@ struct machine;
 
 /* What the machine's surroundings give it; borrowed, outlives the machine. */
 struct machine_env {
-	const char *dir;      /* report folder of the test: console-<name>.log, vmm-<name>.txt */
-	const char *work_dir; /* scratch space on a real disk for unlinked overlays */
-	const char *base_dir; /* relative host paths in the spec are relative to this */
-	const char *accel;    /* "auto", "kvm", "tcg" as asked on the command line */
+	const char *dir;	/* report folder of the test: console-<name>.log, vmm-<name>.txt */
+	const char *work_dir;	/* scratch space on a real disk for unlinked overlays */
+	const char *memory_dir; /* RAM files of machines that will be saved; NULL: work_dir */
+	const char *base_dir;	/* relative host paths in the spec are relative to this */
+	const char *accel;	/* "auto", "kvm", "tcg" as asked on the command line */
 	bool debug_boot;
 	/* Something happened: type "state", "boot", "panic", "vmm", "console-dropped", …; fields is
 	 * borrowed. Must not wait. */
@@ -63,6 +64,7 @@ const char *machine_accel(const struct machine *m);
 
 struct machine_start_opts {
 	bool no_wait;	    /* return when the VMM runs */
+	bool savable;	    /* it will be saved as a template */
 	const char *kernel; /* for this boot only */
 	const char *cmdline;
 	const char *boot; /* name of the disk to boot from */
@@ -98,6 +100,35 @@ int machine_agent(struct machine *m, uint64_t timeout_ns, struct agent **ret, st
  * This puts the machine's own reason in its place (the panic, the VMM's status), waiting a moment
  * for it if it is not known yet. Any other kind of error is left alone. Returns -err->code. */
 int machine_explain_crash(struct machine *m, struct error *err);
+
+/* --- saved states (saved.h) --- */
+
+struct saved;
+
+/*
+ * Freezes the agent, saves memory, devices and disks at one instant. keep: the machine goes on (a
+ * snapshot within a test). Not keep: it is off afterwards (a template); it must have been started
+ * or restored with `savable`. A machine that is off is saved as its disks only. ERROR_UNSUPPORTED:
+ * the backend cannot. ERROR_USAGE: it is crashed or booting. *ret: a new reference.
+ */
+int machine_save(struct machine *m, bool keep, uint64_t timeout_ns, struct saved **ret,
+		 struct error *err);
+
+struct machine_restore_opts {
+	bool savable;		/* it will be saved as a template */
+	const char *machine_id; /* 32 hex digits: a new one for this fork; NULL: as it was */
+};
+/*
+ * Whatever the machine is doing ends; it goes on from the saved state: returns when the agent has
+ * thawed (clock right, entropy fresh) and the machine is up; or, if it was off when it was saved,
+ * is off with these disks. opts may be NULL. Any number of times, also on another machine of the
+ * same definition. What does not restore is ERROR_INFRA.
+ */
+int machine_restore(struct machine *m, struct saved *from, const struct machine_restore_opts *opts,
+		    uint64_t timeout_ns, struct error *err);
+/* Starts the VMM that a later machine_restore() of the same state will use, to the point where it
+ * waits for the state. Optional; a hint only: failures are silent. Fiber only. */
+void machine_prestart(struct machine *m, struct saved *from);
 
 /* --- hypervisor --- */
 
