@@ -160,10 +160,12 @@ char *format_duration(uint64_t ns, char buf[FORMAT_MAX])
 	}
 	if (ns == 0)
 		return format_hundredths(0, "s", buf);
-	if (ns < 10 * NS_PER_US) {
+	if (ns < NS_PER_US) {
 		(void)snprintf(buf, FORMAT_MAX, "%" PRIu64 " ns", ns);
 		return buf;
 	}
+	if (ns < 10 * NS_PER_US) /* "9.47 µs" */
+		return format_hundredths((ns + 5) / 10, "µs", buf);
 	if (ns < 10 * NS_PER_MS) /* "0.3 ms" */
 		return format_hundredths((ns + 5000) / 10000, "ms", buf);
 	if (ns < 100 * NS_PER_MS) /* "53 ms" */

@@ -74,7 +74,11 @@ static void gave_up(lua_State *L, struct call *c, int64_t attempts, const char *
 	if (last.detail)
 		json_object_update(c->detail ?: (c->detail = json_object()), last.detail);
 	if (last.trace)
-		call_detail(c, "cause", json_incref(last.trace));
+		call_detail(c, "cause",
+			    json_pack("{s:s, s:o, s:O}", "kind", error_kind_name(last.error.kind),
+				      "message",
+				      json_text(last.error.message, strlen(last.error.message), 0),
+				      "trace", last.trace));
 	script_failure_done(&last);
 }
 

@@ -35,9 +35,12 @@ const struct event_type event_types[] = {
 	{"interrupted", "signal:string", "Somebody pressed Ctrl-C; everything is being stopped."},
 	{"run-end",
 	 "passed:integer failed:integer errored:integer skipped:integer xfailed:integer "
-	 "flaky:integer seconds:number exit:integer interrupted:boolean",
+	 "flaky:integer seconds:number exit:integer interrupted:boolean not_run:integer? "
+	 "wanting:integer? slow:integer?",
 	 "The last event. `exit` is the program's exit status; `failed` includes tests that passed "
-	 "unexpectedly."},
+	 "unexpectedly. `not_run` were planned and never started; `wanting` were skipped for want "
+	 "of a capability, which is an error in this run; `slow` were left out for want of "
+	 "`--slow`."},
 
 	/* --- a test ------------------------------------------------------------------------ */
 	{"test-start", "line:integer? isolation:string? dir:string",

@@ -130,17 +130,35 @@ static char *key_title(const char *key)
 	return title;
 }
 
+/* An error within an error (the last attempt of a retry): indented, and its message only if the
+ * outer one does not repeat it. */
+static void append_cause(struct buf *b, const char *title, json_t *cause, const char *outer,
+			 const char *indent)
+{
+	_cleanup_free_ char *deeper = xasprintf("%s  ", indent);
+	const char *message = event_string(cause, "message");
+
+	buf_printf(b, "%s%s:\n", indent, title);
+	if (!strstr(outer, message))
+		append_block(b, deeper, "", message, TAIL_LINES);
+	append_trace(b, json_object_get(cause, "trace"), deeper);
+}
+
 /* What was seen: short values on a line with their name, long ones as a block below it. */
-static void append_detail(struct buf *b, json_t *detail, const char *indent)
+static void append_detail(struct buf *b, json_t *error, const char *indent)
 {
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(detail, key, value)
+	json_object_foreach(json_object_get(error, "detail"), key, value)
 	{
 		_cleanup_free_ char *title = key_title(key), *dumped = NULL;
 		const char *text = json_string_value(value);
 
+		if (json_is_array(json_object_get(value, "trace"))) {
+			append_cause(b, title, value, event_string(error, "message"), indent);
+			continue;
+		}
 		if (!text)
 			text = dumped = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT |
 								  JSON_REAL_PRECISION(6));
@@ -195,16 +213,18 @@ static void append_diagnostics(struct buf *b, json_t *diagnostics, const char *i
 	}
 }
 
-static void append_error(struct buf *b, json_t *error, const char *indent)
+/* subtest: where in the test it was, or NULL. */
+static void append_error(struct buf *b, json_t *error, const char *subtest, const char *indent)
 {
 	const char *phase = event_string(error, "phase"), *hint = event_string(error, "hint");
 	_cleanup_free_ char *deeper = xasprintf("%s  ", indent);
 	_cleanup_free_ char *message = text_plain(event_string(error, "message"));
 
+	buf_puts(b, indent);
 	if (*phase && !str_eq(phase, "test"))
-		buf_printf(b, "%sin %s: ", indent, phase);
-	else
-		buf_puts(b, indent);
+		buf_printf(b, "in %s: ", phase);
+	if (subtest)
+		buf_printf(b, "in subtest '%s': ", subtest);
 	/* Several lines of a message stand below each other. */
 	for (const char *p = message; *p;) {
 		size_t len = strcspn(p, "\n");
@@ -215,18 +235,52 @@ static void append_error(struct buf *b, json_t *error, const char *indent)
 	if (*hint)
 		append_block(b, deeper, "hint: ", hint, 5);
 	append_trace(b, json_object_get(error, "trace"), indent);
-	append_detail(b, json_object_get(error, "detail"), indent);
+	append_detail(b, error, indent);
+}
+
+/* Did the subtest fail, or was it open when the test ended, because of what failed the test? One
+ * whose error was caught has a message of its own. */
+static bool is_guilty(json_t *subtest, const char *message)
+{
+	const char *own = event_string(subtest, "message");
+
+	if (str_eq(event_string(subtest, "verdict"), "passed"))
+		return false;
+	/* A retry() around it repeats the message behind its own words. */
+	return !*own || strstr(message, own);
+}
+
+char *report_subtest_path(json_t *result)
+{
+	json_t *error = json_object_get(result, "error"), *s;
+	const char *message = event_string(error, "message");
+	_cleanup_strv_ char **path = NULL;
+	size_t i;
+
+	json_array_foreach(json_object_get(result, "subtests"), i, s)
+	{
+		size_t depth = (size_t)json_integer_value(json_object_get(s, "depth"));
+
+		if (!error || depth > strv_len(path) || !is_guilty(s, message))
+			continue;
+		/* Of several in one place the last: those before were a retry's attempts. */
+		for (size_t k = strv_len(path); k > depth; k--)
+			free(TAKE_PTR(path[k - 1]));
+		strv_push_take(&path, text_plain(event_string(s, "name")));
+	}
+	return path ? strv_join(path, " / ") : NULL;
 }
 
 void report_failure_text(struct buf *b, json_t *result, const char *indent)
 {
+	_cleanup_free_ char *subtest = report_subtest_path(result);
 	json_t *other, *w;
 	size_t i;
 
 	if (json_object_get(result, "error"))
-		append_error(b, json_object_get(result, "error"), indent);
+		append_error(b, json_object_get(result, "error"), subtest, indent);
 	json_array_foreach(json_object_get(result, "errors"), i, other)
-		append_error(b, other, indent);
+		append_error(b, other, NULL, indent);
 	json_array_foreach(json_object_get(result, "warnings"), i, w)
 		buf_printf(b, "%swarning: %s\n", indent, event_string(w, "message"));
 	append_diagnostics(b, json_object_get(result, "diagnostics"), indent);

@@ -72,11 +72,15 @@ static void attribute_seconds(struct buf *b, double seconds)
 /* <failure message="…" type="…">all that is known</failure> */
 static void problem(struct buf *b, const char *element, json_t *error, json_t *result)
 {
-	_cleanup_buf_ struct buf text = {};
+	_cleanup_buf_ struct buf text = {}, title = {};
 	_cleanup_free_ char *message = text_plain(event_string(error, "message"));
+	_cleanup_free_ char *subtest = result ? report_subtest_path(result) : NULL;
 
+	if (subtest)
+		buf_printf(&title, "in subtest '%s': ", subtest);
+	buf_puts(&title, message);
 	buf_printf(b, "      <%s", element);
-	attribute(b, "message", message);
+	attribute(b, "message", buf_str(&title));
 	attribute(b, "type", event_string(error, "kind"));
 	buf_putc(b, '>');
 	if (result)

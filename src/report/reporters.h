@@ -19,8 +19,16 @@ bool event_is(json_t *event, const char *type);
  * source lines, what was seen. Each line begins with indent. ANSI and control characters of
  * guests are gone. */
 void report_failure_text(struct buf *b, json_t *result, const char *indent);
+/* "outer / inner": the subtest whose failure is the test's error; NULL if there is none. malloc'd.
+ */
+char *report_subtest_path(json_t *result);
 /* "412 ms", "3.2 s", "4 min 05 s" */
 char *report_seconds(double seconds, char buf[32]);
+/* A value with three digits that count and a unit of a sensible size: 9474 "ns" is "9.47 µs", 3e6
+ * "bytes" is "2.86 MiB", 12345 "requests" stays "12345 requests". Text of guests is made harmless.
+ */
+#define QUANTITY_MAX 64
+char *report_quantity(double value, const char *unit, char buf[QUANTITY_MAX]);
 /* path as seen from the working directory, if it is below it. Into path. */
 const char *report_relative(const char *path);
 

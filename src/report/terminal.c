@@ -284,6 +284,8 @@ static struct look look_of(enum verdict v)
 	return (struct look){"?", COLOR_NONE};
 }
 
+/* "median 9.47 µs, p5 9.21 µs, p95 12.3 µs (±16 %, n = 40)": half of what lies between the
+ * percentiles, as a part of the median. */
 static void print_metrics(struct terminal *t, json_t *metrics)
 {
 	const char *name;
@@ -292,11 +294,25 @@ static void print_metrics(struct terminal *t, json_t *metrics)
 	json_object_foreach(metrics, name, m)
 	{
 		_cleanup_free_ char *plain = text_plain(name);
+		double median = event_number(m, "median"), low = event_number(m, "p5"),
+		       high = event_number(m, "p95");
+		const char *unit = event_string(m, "unit");
+		int n = (int)event_number(m, "n");
+		char texts[3][QUANTITY_MAX];
 
-		printf("  %s%s: median %.4g, p5 %.4g, p95 %.4g %s (n = %d)%s\n",
-		       color(t, COLOR_DIM), plain, event_number(m, "median"), event_number(m, "p5"),
-		       event_number(m, "p95"), event_string(m, "unit"), (int)event_number(m, "n"),
-		       color(t, COLOR_NONE));
+		printf("  %s%s: ", color(t, COLOR_DIM), plain);
+		if (n == 1) {
+			printf("%s (n = 1)", report_quantity(median, unit, texts[0]));
+		} else {
+			printf("median %s, p5 %s, p95 %s (",
+			       report_quantity(median, unit, texts[0]),
+			       report_quantity(low, unit, texts[1]),
+			       report_quantity(high, unit, texts[2]));
+			if (median > 0)
+				printf("±%.0f %%, ", 50 * (high - low) / median);
+			printf("n = %d)", n);
+		}
+		printf("%s\n", color(t, COLOR_NONE));
 	}
 }
 
@@ -449,6 +465,20 @@ static void append_count(struct buf *b, json_t *e, const char *key, const char *
 		buf_printf(b, "%s%d %s", b->len ? ", " : "", n, word);
 }
 
+/* What the counts alone do not explain. */
+static void print_remarks(json_t *e)
+{
+	int wanting = (int)event_number(e, "wanting"), slow = (int)event_number(e, "slow");
+
+	if (wanting > 0)
+		printf("  %d skipped for want of a capability: an error because of --strict, "
+		       "which holds where CI is set\n",
+		       wanting);
+	if (slow > 0)
+		printf("  %d slow %s left out; --slow runs %s\n", slow,
+		       slow == 1 ? "test" : "tests", slow == 1 ? "it" : "them");
+}
+
 /* The last line: counts, then where the report is. Nothing when nothing was run. */
 static void print_summary(struct terminal *t, json_t *e)
 {
@@ -467,9 +497,11 @@ static void print_summary(struct terminal *t, json_t *e)
 	append_count(&b, e, "skipped", "skipped", true);
 	append_count(&b, e, "xfailed", "failed as expected", false);
 	append_count(&b, e, "flaky", "flaky", false);
+	append_count(&b, e, "not_run", "not run", false);
 	printf("%s%s%s (%s), report in %s\n", color(t, good ? COLOR_GREEN : COLOR_RED), buf_str(&b),
 	       color(t, COLOR_NONE), report_seconds(event_number(e, "seconds"), seconds),
 	       report_relative(event_string(t->start, "dir")));
+	print_remarks(e);
 	fflush(stdout);
 }
 

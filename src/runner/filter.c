@@ -108,11 +108,8 @@ int filter_match(struct filter *f, const struct plan_file *file, json_t *suite, 
 {
 	_cleanup_free_ char *name = xasprintf("%s: %s", file->path, id);
 	json_t *slow = json_object_get(test, "slow");
+	int r = 1;
 
-	if (!slow)
-		slow = json_object_get(suite, "slow");
-	if (json_is_true(slow) && !f->opts->slow)
-		return 0;
 	if (f->opts->tags && f->opts->tags[0] &&
 	    !has_tag(json_object_get(suite, "tags"), f->opts->tags) &&
 	    !has_tag(json_object_get(test, "tags"), f->opts->tags))
@@ -120,6 +117,8 @@ int filter_match(struct filter *f, const struct plan_file *file, json_t *suite, 
 	if (f->failed && !json_object_get(f->failed, name))
 		return 0;
 	if (f->regex)
-		return regex_match(f->regex, name, strlen(name), 0, NULL, NULL, NULL, err);
-	return 1;
+		r = regex_match(f->regex, name, strlen(name), 0, NULL, NULL, NULL, err);
+	if (!slow)
+		slow = json_object_get(suite, "slow");
+	return r == 1 && json_is_true(slow) && !f->opts->slow ? FILTER_SLOW : r;
 }

@@ -85,6 +85,7 @@ struct run {
 	struct accel_verdict accel;
 	bool accel_known;
 	struct counts counts;
+	unsigned n_slow; /* tests that --slow would have added */
 
 	bool interrupted; /* by a signal */
 	bool cancel;	  /* running workers are to end now */
@@ -149,6 +150,7 @@ struct filter;
 int filter_new(const struct run_opts *opts, struct filter **ret, struct error *err);
 void filter_free(struct filter *f);
 /* 1 wanted, 0 not, -errno. */
+#define FILTER_SLOW 2 /* wanted, but slow, and slow ones are not asked for */
 int filter_match(struct filter *f, const struct plan_file *file, json_t *suite, json_t *test,
 		 const char *id, struct error *err);
 

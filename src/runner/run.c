@@ -404,20 +404,34 @@ static int exit_status(const struct run *run, int planned)
 	return EXIT_PASSED;
 }
 
+static json_int_t count_unrun(const struct run *run)
+{
+	json_int_t n = 0;
+
+	for (size_t i = 0; i < run->n_jobs; i++)
+		for (size_t k = 0; k < run->jobs[i].n_tests; k++)
+			n += !run->jobs[i].tests[k].result;
+	return n;
+}
+
 static int emit_run_end(struct run *run, int planned)
 {
 	const struct counts *c = &run->counts;
 	int status = exit_status(run, planned);
+	json_t *end;
 
 	if (run->interrupted)
 		run_emit(run, "interrupted",
 			 json_pack("{s:s}", "signal", sigabbrev_np(run->stop_signal)));
-	run_emit(run, "run-end",
-		 json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:b}", "passed",
-			   (int)c->passed, "failed", (int)c->failed, "errored", (int)c->errored,
-			   "skipped", (int)c->skipped, "xfailed", (int)c->xfailed, "flaky",
-			   (int)c->flaky, "seconds", run_seconds(run), "exit", status,
-			   "interrupted", (int)run->interrupted));
+	end = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:b, s:I, s:i}", "passed",
+			(int)c->passed, "failed", (int)c->failed, "errored", (int)c->errored,
+			"skipped", (int)c->skipped, "xfailed", (int)c->xfailed, "flaky",
+			(int)c->flaky, "seconds", run_seconds(run), "exit", status, "interrupted",
+			(int)run->interrupted, "not_run", count_unrun(run), "slow",
+			(int)run->n_slow);
+	if (run->opts->strict)
+		json_object_set_new(end, "wanting", json_integer(c->wanting));
+	run_emit(run, "run-end", end);
 	return status;
 }
 

@@ -381,7 +381,8 @@ static int select_group(struct selection *s, struct plan_file *file, json_t *gro
 		r = filter_match(s->filter, file, suite, test, id, err);
 		if (r < 0)
 			break;
-		if (r == 0)
+		s->run->n_slow += r == FILTER_SLOW && s->repeat <= 1;
+		if (r == 0 || r == FILTER_SLOW)
 			continue;
 		if (!planned)
 			plan_group(s->run, group, &g);

@@ -5,7 +5,7 @@
 usage: check-bad.py ASSAY GOLDEN_DIR [NAME…]
 
 Each bad/*.lua says in its first line how it is tried: "-- check, 2" is `assay check`, which must
-exit with 2. GOLDEN_UPDATE=1 rewrites the golden files; one that is not used fails.
+exit with 2; "-- run --strict, 3" has options, too. GOLDEN_UPDATE=1 rewrites the golden files; one that is not used fails.
 """
 import concurrent.futures
 import difflib
@@ -23,8 +23,8 @@ LIMIT_S = 60
 
 def how(path):
     first = path.read_bytes().split(b"\n", 1)[0].decode(errors="replace")
-    match = re.fullmatch(r"-- (check|run), (\d)", first)
-    return (match[1], int(match[2])) if match else ("check", 2)
+    match = re.fullmatch(r"-- (check|run)((?: \S+)*), (\d+)", first)
+    return (match[1], match[2].split(), int(match[3])) if match else ("check", [], 2)
 
 
 def plain(text, out, assay):
@@ -32,14 +32,14 @@ def plain(text, out, assay):
     text = text.replace(out, "OUT").replace(assay, "assay").replace(str(HERE), "HERE")
     text = re.sub(r"OUT/[0-9A-Za-z:._-]+", "OUT/RUN", text)
     # How long something took, but not a time-out or a size that the message is about.
-    text = re.sub(r"(  |\(|after )\d+(\.\d+)? (ms|s)\b", r"\1N s", text)
+    text = re.sub(r"(  |\(|after )\d+(\.\d+)? (ms|µs|ns|s)\b", r"\1N s", text)
     return text
 
 
 def run(assay, path):
-    command, status = how(path)
+    command, options, status = how(path)
     with tempfile.TemporaryDirectory(prefix="assay-bad-") as out:
-        argv = [assay, command, f"bad/{path.name}"]
+        argv = [assay, command, f"bad/{path.name}", *options]
         if command == "run":
             argv[2:2] = ["-j", "1", "-o", out, "--color", "never", "--timeout-scale", "1"]
         env = {**os.environ, "CI": "", "XDG_CACHE_HOME": out}
@@ -50,7 +50,7 @@ def run(assay, path):
                                   timeout=LIMIT_S, errors="replace")
         except subprocess.TimeoutExpired:
             return f"did not end within {LIMIT_S} s\n", ["it did not end"]
-        text = f"$ assay {command} bad/{path.name}\n"
+        text = f"$ assay {' '.join([command, f'bad/{path.name}', *options])}\n"
         text += plain(done.stdout, out, assay) + plain(done.stderr, out, assay) + f"exit status {done.returncode}\n"
         problems = []
         if done.returncode != status:

@@ -92,6 +92,8 @@ static void formats_durations(void **state)
 		const char *text;
 	} cases[] = {
 		{0, "0 s"},
+		{250, "250 ns"},
+		{9474, "9.47 µs"},
 		{300000, "0.3 ms"},
 		{53 * NS_PER_MS, "53 ms"},
 		{99600000, "100 ms"},

@@ -90,8 +90,9 @@ static void test_filter(void **state)
 	matches(&(struct run_opts){.filter = "^tests/a\\.lua: g/name$"}, "{}", "{}", 1);
 	matches(&(struct run_opts){.filter = "NAME"}, "{}", "{}", 0);
 	matches(&(struct run_opts){.filter = "(?i)NAME"}, "{}", "{}", 1);
-	matches(&(struct run_opts){}, "{}", "{\"slow\":true}", 0);
-	matches(&(struct run_opts){}, "{\"slow\":true}", "{}", 0);
+	matches(&(struct run_opts){}, "{}", "{\"slow\":true}", FILTER_SLOW);
+	matches(&(struct run_opts){}, "{\"slow\":true}", "{}", FILTER_SLOW);
+	matches(&(struct run_opts){.filter = "other"}, "{\"slow\":true}", "{}", 0);
 	matches(&(struct run_opts){}, "{\"slow\":true}", "{\"slow\":false}", 1);
 	matches(&(struct run_opts){.slow = true}, "{}", "{\"slow\":true}", 1);
 	matches(&(struct run_opts){.tags = tags}, "{}", "{}", 0);
