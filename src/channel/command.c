@@ -16,7 +16,7 @@ void agent_result_done(struct agent_result *r)
 	buf_done(&r->err);
 }
 
-/* "command `make test`", cut to a line. */
+/* "command 'make test'", cut to a line. */
 static void describe(const struct agent_command *cmd, char *ret, size_t size)
 {
 	_cleanup_free_ char *text = cmd->argv ? shell_quote_argv(cmd->argv) : xstrdup(cmd->script);
@@ -28,7 +28,7 @@ static void describe(const struct agent_command *cmd, char *ret, size_t size)
 	/* Not in the middle of a character. */
 	while (len > 0 && ((unsigned char)start[len] & 0xc0) == 0x80)
 		len--;
-	(void)snprintf(ret, size, "command `%.*s%s` to end", len, start, more);
+	(void)snprintf(ret, size, "command '%.*s%s' to end", len, start, more);
 }
 
 static void put_command(struct buf *b, const struct agent_command *cmd)

@@ -21,15 +21,17 @@
 #define SHOW_DEPTH 6
 #define SHOW_BYTES 4000
 #define DEEP_MAX   100
+/* Longer ones are shown in `detail` only, or where they differ. */
+#define LONG_TEXT 60
+#define LONG_PART 200
 
 /* --- showing values ------------------------------------------------------------------------------
  */
 
 /* As Lua would write it, on one line: a test's output may hold anything, and a terminal shows it.
  */
-static void show_string(struct buf *b, const char *s, size_t len)
+static void show_bytes(struct buf *b, const char *s, size_t len)
 {
-	buf_putc(b, '"');
 	for (size_t i = 0; i < len && b->len < SHOW_BYTES; i++) {
 		unsigned char ch = (unsigned char)s[i];
 
@@ -44,6 +46,12 @@ static void show_string(struct buf *b, const char *s, size_t len)
 		else
 			buf_putc(b, (char)ch);
 	}
+}
+
+static void show_string(struct buf *b, const char *s, size_t len)
+{
+	buf_putc(b, '"');
+	show_bytes(b, s, len);
 	buf_puts(b, b->len < SHOW_BYTES ? "\"" : "…\"");
 }
 
@@ -118,28 +126,97 @@ static void show(lua_State *L, int idx, struct buf *b, int depth)
 	lua_settop(L, top);
 }
 
+void show_value(lua_State *L, int idx, struct buf *b)
+{
+	show(L, lua_absindex(L, idx), b, 0);
+}
+
 /* --- differences
  * ----------------------------------------------------------------------------------- */
 
-/* Line by line: the first one that differs, with what stands around it. */
-static void diff_lines(struct buf *b, const char *got, const char *want)
-{
-	_cleanup_strv_ char **g = NULL, **w = NULL;
-	size_t i = 0;
+struct text {
+	const char *data;
+	size_t len;
+};
 
-	for (const char *p = got; p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		strv_push_take(&g, xstrndup(p, strcspn(p, "\n")));
-	for (const char *p = want; p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		strv_push_take(&w, xstrndup(p, strcspn(p, "\n")));
-	while (i < strv_len(g) && i < strv_len(w) && str_eq(g[i], w[i]))
+/* Where two texts part: in bytes, and for people. All from 1. */
+struct place {
+	size_t byte, line, column, line_start; /* line_start: an offset */
+};
+
+static struct place first_difference(const struct text *a, const struct text *b)
+{
+	struct place p = {.line = 1, .column = 1};
+	size_t i = 0, n = MIN(a->len, b->len);
+
+	while (i < n && a->data[i] == b->data[i])
 		i++;
-	buf_printf(b, "first difference in line %zu:", i + 1);
-	if (i > 0)
-		buf_printf(b, "\n    %s", g[i - 1]);
-	for (size_t k = i; k < i + 3 && k < strv_len(w); k++)
-		buf_printf(b, "\n  - %s", w[k]);
-	for (size_t k = i; k < i + 3 && k < strv_len(g); k++)
-		buf_printf(b, "\n  + %s", g[k]);
+	/* Not in the middle of a character. */
+	while (i > 0 && i < a->len && ((unsigned char)a->data[i] & 0xc0) == 0x80)
+		i--;
+	for (size_t k = 0; k < i; k++) {
+		p.column += ((unsigned char)a->data[k] & 0xc0) != 0x80;
+		if (a->data[k] == '\n') {
+			p.line++;
+			p.column = 1;
+			p.line_start = k + 1;
+		}
+	}
+	p.byte = i + 1;
+	return p;
+}
+
+/* Continuation bytes of UTF-8 belong to what stands before them. */
+static size_t to_character(const struct text *t, size_t i)
+{
+	while (i > 0 && i < t->len && ((unsigned char)t->data[i] & 0xc0) == 0x80)
+		i--;
+	return i;
+}
+
+#define EXCERPT_BEFORE 40
+#define EXCERPT_AFTER  60
+
+/* The line around the place; what is cut is marked. The columns before the place, if wanted. */
+static void show_excerpt(struct buf *b, const struct text *t, const struct place *p,
+			 size_t *ret_columns)
+{
+	size_t at = p->byte - 1, mark = b->len;
+	size_t from = to_character(t, at > EXCERPT_BEFORE ? at - EXCERPT_BEFORE : 0), to;
+	const char *end = at < t->len ? memchr(t->data + at, '\n', t->len - at) : NULL;
+
+	from = MAX(from, p->line_start);
+	to = end ? (size_t)(end - t->data) + 1 : t->len;
+	buf_puts(b, from > p->line_start ? "…" : "");
+	show_bytes(b, t->data + from, at - from);
+	for (; ret_columns && mark < b->len; mark++)
+		*ret_columns += ((unsigned char)b->data[mark] & 0xc0) != 0x80;
+	if (to - at > EXCERPT_AFTER) {
+		show_bytes(b, t->data + at, to_character(t, at + EXCERPT_AFTER) - at);
+		buf_puts(b, "…");
+	} else {
+		show_bytes(b, t->data + at, to - at);
+	}
+}
+
+/* "texts differ at line 3, column 7 …", and the line of both below each other. */
+static void diff_texts(struct call *c, const struct text *got, const struct text *want)
+{
+	struct place p = first_difference(got, want);
+	struct buf *b = &c->buf;
+	size_t columns = 0;
+
+	call_detail(c, "difference",
+		    json_pack("{s:I, s:I, s:I}", "byte", (json_int_t)p.byte, "line",
+			      (json_int_t)p.line, "column", (json_int_t)p.column));
+	buf_printf(b,
+		   "texts differ at line %zu, column %zu (byte %zu; got %zu bytes, wanted %zu)\n"
+		   "wanted: ",
+		   p.line, p.column, p.byte, got->len, want->len);
+	show_excerpt(b, want, &p, &columns);
+	buf_puts(b, "\ngot:    ");
+	show_excerpt(b, got, &p, NULL);
+	buf_printf(b, "\n        %*s^", (int)columns, "");
 }
 
 /* Where two tables differ first: ".a[2]" is appended to path. True if equal. */
@@ -201,10 +278,22 @@ static struct call *begin(lua_State *L, const char *name, int n_args)
 	return call_push(L, name);
 }
 
+/* Two texts of which one is long or has lines: where they differ says more than both of them. */
+static bool texts_to_diff(lua_State *L, struct text *got, struct text *want)
+{
+	if (lua_type(L, 1) != LUA_TSTRING || lua_type(L, 2) != LUA_TSTRING)
+		return false;
+	got->data = lua_tolstring(L, 1, &got->len);
+	want->data = lua_tolstring(L, 2, &want->len);
+	return MAX(got->len, want->len) > LONG_TEXT || memchr(got->data, '\n', got->len) ||
+	       memchr(want->data, '\n', want->len);
+}
+
 static int assert_equal(lua_State *L)
 {
 	struct call *c = begin(L, "assert_eq", 3);
 	_Static_assert(SHOW_BYTES * 2 > ERROR_MESSAGE_MAX, "messages are cut by struct error");
+	struct text got, want;
 	char where[128];
 
 	if (deep_equal(L, 1, 2, 0, &c->buf))
@@ -217,10 +306,8 @@ static int assert_equal(lua_State *L)
 	show(L, 2, &c->buf, 0);
 	call_detail(c, "want", json_text(c->buf.data, c->buf.len, 0));
 	buf_truncate(&c->buf, 0);
-	if (lua_type(L, 1) == LUA_TSTRING && lua_type(L, 2) == LUA_TSTRING &&
-	    (strchr(lua_tostring(L, 1), '\n') || strchr(lua_tostring(L, 2), '\n'))) {
-		buf_puts(&c->buf, "texts differ, ");
-		diff_lines(&c->buf, lua_tostring(L, 1), lua_tostring(L, 2));
+	if (texts_to_diff(L, &got, &want)) {
+		diff_texts(c, &got, &want);
 		fail(L, c, 3);
 	}
 	buf_puts(&c->buf, "got ");
@@ -268,6 +355,15 @@ static int assert_false(lua_State *L)
 	return assert_truth(L, "assert_false", false);
 }
 
+/* A long text is told in `detail`, once and in its own lines. */
+static void show_searched(struct buf *b, const char *s, size_t len)
+{
+	if (len <= LONG_PART)
+		show_string(b, s, len);
+	else
+		buf_printf(b, "a text of %zu bytes", len);
+}
+
 /* Bytes, not patterns: who wants those has assert_matches. */
 static int assert_part(lua_State *L, const char *name, bool want)
 {
@@ -280,7 +376,7 @@ static int assert_part(lua_State *L, const char *name, bool want)
 		return 0;
 	show_string(&c->buf, part, part_len);
 	buf_puts(&c->buf, want ? " is not contained in " : " is contained in ");
-	show(L, 1, &c->buf, 0);
+	show_searched(&c->buf, s, len);
 	call_detail(c, "got", json_text(s, len, TAIL_BYTES * 4));
 	fail(L, c, 3);
 }
@@ -314,7 +410,7 @@ static int assert_matches(lua_State *L)
 		return 1;
 	}
 	buf_printf(&c->buf, "/%s/ does not match ", pattern);
-	show(L, 1, &c->buf, 0);
+	show_searched(&c->buf, s, len);
 	call_detail(c, "got", json_text(s, len, TAIL_BYTES * 4));
 	fail(L, c, 3);
 }

@@ -132,7 +132,7 @@ void call_detail_result(struct call *c, const struct agent_result *r)
 	call_detail(c, "stderr", json_text(r->err.data, r->err.len, TAIL_BYTES));
 	if (r->signal)
 		call_detail(c, "signal", json_integer(r->signal));
-	else if (!r->timed_out)
+	else if (!r->timed_out && r->code >= 0) /* below 0: it never ended */
 		call_detail(c, "code", json_integer(r->code));
 }
 
@@ -176,7 +176,7 @@ static void emit_command_end(struct call *c, const char *command, int r)
 /* An error from below in our words: which command it was, as everywhere else. */
 static void name_command(struct call *c, const char *title, uint64_t timeout_ns)
 {
-	char duration[FORMAT_MAX], *at;
+	char duration[FORMAT_MAX];
 
 	if (c->err.kind == ERROR_TIMEOUT && now_ns() >= c->start_ns + timeout_ns) {
 		error_clear(&c->err);
@@ -185,12 +185,8 @@ static void name_command(struct call *c, const char *title, uint64_t timeout_ns)
 			  format_duration(timeout_ns, duration), title);
 		return;
 	}
-	/* Quoted as we quote it: "command `x`" is the channel's way. */
-	at = strstr(c->err.message, title);
-	if (!at)
+	if (!strstr(c->err.message, title))
 		error_prefix(&c->err, "command '%s'", title);
-	else if (at > c->err.message && at[-1] == '`' && at[strlen(title)] == '`')
-		at[-1] = at[strlen(title)] = '\'';
 }
 
 /* One command into c->result, with its events; a time-out is explained, whatever else too. */

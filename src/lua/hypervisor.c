@@ -144,7 +144,7 @@ static int hypervisor_credential(lua_State *L)
 	value = json_object_get(machine_get_spec(c->machine)->credentials, name);
 
 	if (!value)
-		raise_usage(L, "the option `credentials` of a machine has them by name",
+		raise_usage(L, "the option 'credentials' of a machine has them by name",
 			    "machine '%s' was given no credential '%.64s'", c->handle->name, name);
 	push_json(L, value);
 	return 1;

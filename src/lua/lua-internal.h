@@ -141,6 +141,9 @@ void push_json(lua_State *L, json_t *j);
 void push_captures(lua_State *L, json_t *captures);
 /* Text for JSON: what is not UTF-8 becomes U+FFFD, at most the last max bytes (0: all). */
 json_t *json_text(const char *data, size_t len, size_t max);
+/* Appends the value as Lua would write it, on one line, bounded (assert.c). May raise: b belongs to
+ * a call. */
+void show_value(lua_State *L, int idx, struct buf *b);
 /* The machine's handle at idx, or NULL. */
 struct handle *to_handle(lua_State *L, int idx);
 /* The last (or first) max bytes with a note in front of how much was left out; malloc'd. */

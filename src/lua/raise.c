@@ -23,6 +23,8 @@
 #define ERROR_META "assay.error"
 #define FINAL_META "assay.final"
 #define TRACE_MAX  16
+/* In the registry: where a table of the script's own was raised; the table is the weak key. */
+#define TRACES "assay.traces"
 
 static bool kind_is_final(enum error_kind kind)
 {
@@ -46,6 +48,12 @@ void raise_init(lua_State *L)
 {
 	static const char *const metas[] = {ERROR_META, FINAL_META};
 
+	lua_newtable(L);
+	lua_newtable(L);
+	lua_pushliteral(L, "k");
+	lua_setfield(L, -2, "__mode");
+	lua_setmetatable(L, -2);
+	lua_setfield(L, LUA_REGISTRYINDEX, TRACES);
 	for (size_t i = 0; i < ARRAY_SIZE(metas); i++) {
 		luaL_newmetatable(L, metas[i]);
 		lua_pushcfunction(L, error_tostring);
@@ -302,12 +310,39 @@ static void nearest_known(lua_State *L, const char *name, bool global, char *ret
 static void nil_hint(lua_State *L, const char *message, char *ret, size_t len)
 {
 	static const char *const kinds[] = {"global", "method", "field"};
+	/* A field that is indexed is the script's own; one that is called may be ours. */
+	size_t n = str_starts(message, "attempt to call ") ? 3 : 1;
 	char name[64];
 
 	*ret = '\0';
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+	for (size_t i = 0; i < n; i++)
 		if (nil_name(message, kinds[i], name, sizeof(name)))
 			nearest_known(L, name, i == 0, ret, len);
+}
+
+/* The table at 1 is the script's own and stays as it is, so where it was raised is kept beside it.
+ * Passed on by subtest() and the like it comes by again: the first place is the one. */
+static void remember_trace(lua_State *L)
+{
+	lua_getfield(L, LUA_REGISTRYINDEX, TRACES);
+	lua_pushvalue(L, 1);
+	if (lua_rawget(L, -2) == LUA_TNIL) {
+		lua_pushvalue(L, 1);
+		lua_newtable(L);
+		append_frames(L);
+		lua_rawset(L, -4);
+	}
+	lua_pop(L, 2);
+}
+
+/* error(), error(false), error(42). */
+static void push_strange(lua_State *L, const char *text)
+{
+	if (lua_isnil(L, 1))
+		lua_pushliteral(L, "error() was called without a message");
+	else
+		lua_pushfstring(L, "error() was called with a %s: %s", luaL_typename(L, 1), text);
+	push_error(L, ERROR_EXPECT, lua_tostring(L, -1), NULL, NULL);
 }
 
 int on_error(lua_State *L)
@@ -318,11 +353,18 @@ int on_error(lua_State *L)
 
 	if (!lua_checkstack(L, 20))
 		return 1;
-	if (lua_istable(L, 1)) /* ours, or one of the script's own: as it is */
+	if (lua_istable(L, 1)) { /* ours, or one of the script's own: as it is */
+		if (!has_meta(L, 1, ERROR_META) && !has_meta(L, 1, FINAL_META))
+			remember_trace(L);
 		return 1;
+	}
 	text = luaL_tolstring(L, 1, NULL);
+	if (lua_type(L, 1) != LUA_TSTRING) {
+		push_strange(L, text);
+		return 1;
+	}
 	message = skip_position(text);
-	own = lua_type(L, 1) == LUA_TSTRING && is_own_message(message);
+	own = is_own_message(message);
 	hint[0] = '\0';
 	if (own)
 		nil_hint(L, message, hint, sizeof(hint));
@@ -360,6 +402,20 @@ struct failure_box {
 	json_t **detail, **trace;
 };
 
+/* What was raised, in words; on the stack. A table without a text of its own is shown. */
+static const char *raised_text(lua_State *L)
+{
+	struct call *c;
+
+	if (!lua_istable(L, 1) || luaL_getmetafield(L, 1, "__tostring") != LUA_TNIL ||
+	    luaL_getmetafield(L, 1, "__name") != LUA_TNIL)
+		return luaL_tolstring(L, 1, NULL);
+	c = call_push(L, "error");
+	buf_puts(&c->buf, "error() was called with a table: ");
+	show_value(L, 1, &c->buf);
+	return lua_pushstring(L, buf_str(&c->buf));
+}
+
 /* Protected: making strings may run out of memory. */
 static int read_failure(lua_State *L)
 {
@@ -378,7 +434,7 @@ static int read_failure(lua_State *L)
 			kind = ERROR_EXPECT;
 	}
 	if (!message)
-		message = luaL_tolstring(L, 1, NULL);
+		message = raised_text(L);
 	error_set(box->error, kind == ERROR_NONE ? ERROR_EXPECT : kind,
 		  kind == ERROR_TIMEOUT || kind == ERROR_DEADLINE ? ETIMEDOUT : EPROTO, "%s",
 		  message);
@@ -390,7 +446,12 @@ static int read_failure(lua_State *L)
 	if (lua_rawget(L, 1) == LUA_TTABLE)
 		*box->detail = json_from_lua(L, -1, NULL);
 	lua_pushliteral(L, "trace");
-	if (lua_rawget(L, 1) == LUA_TTABLE)
+	if (lua_rawget(L, 1) != LUA_TTABLE) {
+		lua_getfield(L, LUA_REGISTRYINDEX, TRACES);
+		lua_pushvalue(L, 1);
+		lua_rawget(L, -2);
+	}
+	if (lua_istable(L, -1))
 		*box->trace = json_from_lua(L, -1, NULL);
 	return 0;
 }

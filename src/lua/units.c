@@ -237,7 +237,7 @@ static void push_property(lua_State *L, struct call *c, const char *unit, const 
 	if (lua_rawget(L, -2) != LUA_TNIL)
 		return;
 	error_set(&c->err, ERROR_EXPECT, ENOENT, "unit '%s' has no property '%s'", unit, property);
-	error_hint(&c->err, "names are as in `systemctl show`: ActiveState, MainPID, …");
+	error_hint(&c->err, "names are as in 'systemctl show': ActiveState, MainPID, …");
 	call_raise(L, c);
 }
 

@@ -144,6 +144,18 @@ static void append_cause(struct buf *b, const char *title, json_t *cause, const 
 	append_trace(b, json_object_get(cause, "trace"), deeper);
 }
 
+/* What an assertion compared, where its message has it whole or shows the difference. */
+static bool told_by_message(json_t *error, const char *key, const char *text)
+{
+	bool differ = json_object_get(json_object_get(error, "detail"), "difference");
+
+	if (str_eq(key, "difference"))
+		return true;
+	if (!str_eq(key, "got") && !str_eq(key, "want"))
+		return false;
+	return differ || (text && strstr(event_string(error, "message"), text));
+}
+
 /* What was seen: short values on a line with their name, long ones as a block below it. */
 static void append_detail(struct buf *b, json_t *error, const char *indent)
 {
@@ -155,6 +167,8 @@ static void append_detail(struct buf *b, json_t *error, const char *indent)
 		_cleanup_free_ char *title = key_title(key), *dumped = NULL;
 		const char *text = json_string_value(value);
 
+		if (told_by_message(error, key, text))
+			continue;
 		if (json_is_array(json_object_get(value, "trace"))) {
 			append_cause(b, title, value, event_string(error, "message"), indent);
 			continue;

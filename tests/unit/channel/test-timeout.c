@@ -21,7 +21,7 @@ FIBER_TEST(sigterm_suffices)
 	check(agent_run(g.agent, &cmd, 100 * MS, &r, &err) == -ETIMEDOUT);
 	check(now_ns() - start < 2 * S);
 	check(err.kind == ERROR_TIMEOUT && r.timed_out);
-	check(str_starts(err.message, "timed out after 0.1 s waiting for command `echo $$;"));
+	check(str_starts(err.message, "timed out after 0.1 s waiting for command 'echo $$;"));
 	check_str(buf_str(&r.err), "warning\n");
 	check(r.signal == SIGTERM && is_gone(atoi(buf_str(&r.out))));
 	agent_result_done(&r);

@@ -56,7 +56,7 @@ FIBER_TEST(kinds)
 	} cases[] = {
 		{"error('words')", ERROR_EXPECT, "words"},
 		{"error({ message = 'table', kind = 'infra' })", ERROR_INFRA, "table"},
-		{"error()", ERROR_EXPECT, "nil"},
+		{"error()", ERROR_EXPECT, "error() was called without a message"},
 		{"assert(false, 'asserted')", ERROR_EXPECT, "asserted"},
 		{"local x; x.y = 1", ERROR_USAGE, "attempt to index a nil value (local 'x')"},
 		{"return 1 + {}", ERROR_USAGE, "attempt to perform arithmetic"},
