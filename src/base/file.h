@@ -40,6 +40,9 @@ int tmpfile_open(const char *dir, struct error *err);
  * this user's in /tmp). Made if missing. malloc'd. */
 int path_cache_dir(char **ret, struct error *err);
 int path_runtime_dir(char **ret, struct error *err);
+/* False in a chroot whose root is an ordinary directory: the kernel refuses what namespaces need
+ * there (making its mounts private; a user namespace at all). */
+bool path_root_is_mount(void);
 /* SHA-256 (FIPS 180-4), lower-case hex of 64 characters and a NUL. */
 #define DIGEST_HEX_MAX 65
 struct sha256 {

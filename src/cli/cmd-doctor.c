@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "channel/agent.h"
 #include "cli/commands.h"
+#include "image/image.h"
 #include "machine/machine.h"
 
 struct doctor_opts {
@@ -70,53 +71,18 @@ static void check_namespaces(struct finding *f)
 	snprintf(f->fix, sizeof(f->fix), "%s", v.fix);
 }
 
-/* Programs that build images, and the Debian package of each. */
-static const struct {
-	const char *program, *package;
-	bool rootless_only;
-} tools[] = {
-	{"mmdebstrap", "mmdebstrap", false}, {"mkfs.erofs", "erofs-utils", false},
-	{"mke2fs", "e2fsprogs", false},	     {"xz", "xz-utils", false},
-	{"newuidmap", "uidmap", true},
-};
-
-static bool in_path(const char *program)
+static void check_building(struct finding *f)
 {
-	const char *path = getenv("PATH");
-	_cleanup_strv_ char **dirs = strv_split(path ? path : "/usr/bin:/bin:/usr/sbin:/sbin", ":");
-
-	/* sbin is often missing from an ordinary user's PATH; the builder adds it too. */
-	strv_push(&dirs, "/usr/sbin");
-	strv_push(&dirs, "/sbin");
-	for (size_t i = 0; dirs[i]; i++) {
-		_cleanup_free_ char *file = path_join(dirs[i], program);
-
-		if (access(file, X_OK) == 0)
-			return true;
-	}
-	return false;
-}
-
-static void check_tools(struct finding *f)
-{
-	_cleanup_strv_ char **missing = NULL, **packages = NULL;
+	struct error err = {};
 
 	f->what = "image building";
-	for (size_t i = 0; i < ARRAY_SIZE(tools); i++) {
-		if ((tools[i].rootless_only && geteuid() == 0) || in_path(tools[i].program))
-			continue;
-		strv_push(&missing, tools[i].program);
-		strv_push(&packages, tools[i].package);
-	}
-	if (!missing) {
-		snprintf(f->found, sizeof(f->found), "all tools found");
+	if (image_can_build(&err) < 0) {
+		f->state = BAD;
+		snprintf(f->found, sizeof(f->found), "%s", err.message);
+		snprintf(f->fix, sizeof(f->fix), "%s", err.hint);
 		return;
 	}
-	f->state = BAD;
-	_cleanup_free_ char *m = strv_join(missing, ", "), *p = strv_join(packages, " ");
-
-	snprintf(f->found, sizeof(f->found), "not found: %s", m);
-	snprintf(f->fix, sizeof(f->fix), "install: %s", p);
+	snprintf(f->found, sizeof(f->found), "programs found, namespaces can be made");
 }
 
 static void check_cache(struct finding *f)
@@ -164,7 +130,7 @@ static int doctor_fiber(void *userdata)
 
 	check_accel(&findings[n++]);
 	check_namespaces(&findings[n++]);
-	check_tools(&findings[n++]);
+	check_building(&findings[n++]);
 	check_cache(&findings[n++]);
 	for (const char *const *b = backend_names(); *b && n < MAX_FINDINGS; b++)
 		check_backend(&findings[n++], *b);

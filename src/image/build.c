@@ -74,7 +74,8 @@ int build_check_tools(const char *const *tools, struct error *err)
 		_cleanup_free_ char *path = find_tool(*tool);
 		const char *package = *tool;
 
-		if (path)
+		/* Root's namespaces have no ids to map. */
+		if (path || (str_eq(*tool, "newuidmap") && geteuid() == 0))
 			continue;
 		for (size_t i = 0; i < ARRAY_SIZE(TOOLS); i++)
 			if (str_eq(TOOLS[i].tool, *tool))
@@ -138,6 +139,13 @@ static bool explain_namespace_failure(const char *output, struct error *err)
 	if (!str_starts(output, "unshare: ") && !str_starts(output, "newuidmap") &&
 	    !str_starts(output, "newgidmap"))
 		return false;
+	if (!path_root_is_mount()) {
+		error_hint(
+			err,
+			"this is a chroot in an ordinary directory, where no namespaces can be "
+			"made: start it as a container instead (systemd-nspawn --directory DIR)");
+		return true;
+	}
 	if (geteuid() == 0) {
 		error_hint(err, "building an image as root needs mount and PID namespaces: "
 				"CAP_SYS_ADMIN in a container");
@@ -151,7 +159,8 @@ static bool explain_namespace_failure(const char *output, struct error *err)
 	return true;
 }
 
-int build_run_as_root(char *const *argv, struct error *err)
+/* what: for the error. */
+static int run_as_root(char *const *argv, const char *what, struct error *err)
 {
 	_cleanup_strv_ char **full = full_argv(BUILD_AS_ROOT, argv);
 	struct run_result result = {};
@@ -160,11 +169,30 @@ int build_run_as_root(char *const *argv, struct error *err)
 	if (r >= 0 && result.status != 0) {
 		_cleanup_free_ char *reason = build_failure_reason(buf_str(&result.err));
 
-		r = error_set(err, ERROR_INFRA, EIO, "%s failed: %s", argv[0], reason);
+		r = error_set(err, ERROR_INFRA, EIO, "%s failed: %s", what, reason);
 		explain_namespace_failure(buf_str(&result.err), err);
 	}
 	run_result_done(&result);
 	return r;
+}
+
+int build_run_as_root(char *const *argv, struct error *err)
+{
+	return run_as_root(argv, argv[0], err);
+}
+
+int image_can_build(struct error *err)
+{
+	char *const nothing[] = {(char *)"true", NULL};
+	const char *tools[ARRAY_SIZE(TOOLS) + 1] = {};
+	int r;
+
+	for (size_t i = 0; i < ARRAY_SIZE(TOOLS); i++)
+		tools[i] = TOOLS[i].tool;
+	r = build_check_tools(tools, err);
+	if (r < 0)
+		return r;
+	return run_as_root(nothing, "making a namespace to build in", err);
 }
 
 /* ---- a build's life --------------------------------------------------------------------- */

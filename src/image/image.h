@@ -78,6 +78,9 @@ int image_find(const struct image_spec *spec, struct image **ret, struct error *
 /* Checks all that can be known without building: name, shape of package names and paths, that
  * host files exist. For `assay check` and planning. */
 int image_spec_check(const struct image_spec *spec, struct error *err);
+/* Can this user build images on this host? The programs are looked for, a namespace is made.
+ * The error's hint says what to install or to allow. Fiber only. */
+int image_can_build(struct error *err);
 /* The key: SHA-256 (hex) of the recipe and, recursively, its base's. Independent of mirror, host
  * and time; reads the host files that the spec names. */
 int image_spec_digest(const struct image_spec *spec, char ret[65], struct error *err);

@@ -54,7 +54,11 @@ static bool setting_is(const char *path, const char *value)
 /* What would lift the level, from what usually stands in the way. */
 static void find_fix(struct ns_verdict *v)
 {
-	if (setting_is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
+	if (!path_root_is_mount())
+		snprintf(v->fix, sizeof(v->fix),
+			 "this is a chroot in an ordinary directory: start it as a container "
+			 "instead (systemd-nspawn --directory DIR)");
+	else if (setting_is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
 		snprintf(v->fix, sizeof(v->fix),
 			 "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor "
 			 "profile for assay with 'userns,'");
