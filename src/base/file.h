@@ -36,6 +36,10 @@ int fd_set_cloexec(int fd, bool on);
 int memfd_from_data(const char *name, const void *data, size_t len, struct error *err);
 /* An unlinked regular file in dir (O_TMPFILE, else created and unlinked), read-write. */
 int tmpfile_open(const char *dir, struct error *err);
+/* Makes a regular file the copy of another, replacing what it was: by reflink where the file system
+ * can, else only the data, so that holes stay holes. File offsets are left anywhere. Blocks, as
+ * reads and writes do. -ENOSPC and the like; to_fd holds a part then. */
+int file_copy_sparse(int from_fd, int to_fd, struct error *err);
 /* $XDG_CACHE_HOME/assay, $ASSAY_CACHE overrides; $XDG_RUNTIME_DIR/assay (or a 0700 directory of
  * this user's in /tmp). Made if missing. malloc'd. */
 int path_cache_dir(char **ret, struct error *err);
