@@ -18,7 +18,7 @@
  * who look at the conditions that they wait for.
  *
  * Memory: the guest may send WIRE_WINDOW bytes for each stream beyond what was consumed. One that
- * sends more is not our agent: the session is ended.
+ * sends more is not our agent: the stream is broken.
  */
 
 /* How long the guest may take to answer CANCEL: a command's SIGTERM, 2 s, SIGKILL, and a slow
@@ -71,7 +71,7 @@ static void on_data(struct agent_call *c, const struct wire_header *h, const uin
 		error_set(&err, ERROR_CRASH, EPROTO,
 			  "the guest agent sent more than it was allowed to (stream %u, %u bytes)",
 			  h->arg, h->len);
-		agent_fail(c->agent, &err);
+		agent_break(c->agent, &err);
 		return;
 	}
 	s = &c->streams[h->arg];
@@ -89,9 +89,14 @@ static void on_reply(struct agent_call *c, const struct wire_header *h, const ui
 {
 	struct wire_fields f = {.data = payload, .len = h->len};
 
-	if (!wire_fields_valid(payload, h->len))
-		error_set(&c->error, ERROR_CRASH, EBADMSG, "the guest agent's reply is malformed");
-	else if (!wire_get_error(&f, &c->error))
+	if (!wire_fields_valid(payload, h->len)) {
+		struct error err = {};
+
+		error_set(&err, ERROR_CRASH, EBADMSG, "the guest agent's reply is malformed");
+		agent_break(c->agent, &err);
+		return;
+	}
+	if (!wire_get_error(&f, &c->error))
 		buf_append(&c->reply, payload, h->len);
 	call_finish(c);
 }
@@ -232,8 +237,13 @@ int agent_call_start(struct agent *a, uint16_t op, const struct buf *body, const
 		r = wait_for_room(c, deadline_ns, err);
 		if (r < 0)
 			return r;
-		if (c->done)
+		if (c->done) {
+			/* Refused after its beginning: the rest, which the guest expects to be able
+			 * to skip it, will not come. */
+			if (done > 0)
+				agent_send(a, WIRE_CANCEL, 0, WIRE_CANCEL_GONE, c->id, NULL, 0);
 			return error_propagate(err, &c->error);
+		}
 		agent_send(a, WIRE_CALL, done + part < len ? WIRE_MORE : 0, op, c->id,
 			   len ? body->data + done : NULL, part);
 		done += part;

@@ -33,7 +33,8 @@
  *	            |  ^                                 |
  *	            |  +---agent_revive(), ATTACH---+    |
  *	            +---------------> failed <------|----+  agent_fail()
- *	                             broken: end of the stream, another version; for good
+ *	                             broken: end of the stream, another version, a violation of
+ *	                             the protocol; for good
  */
 
 struct agent *agent_ref(struct agent *a)
@@ -113,8 +114,7 @@ static void end_session(struct agent *a, const struct error *err)
 	waiters_wake_all(&a->hello_waiters);
 }
 
-/* No call will succeed any more. */
-static void break_stream(struct agent *a, const struct error *err)
+void agent_break(struct agent *a, const struct error *err)
 {
 	if (error_is_set(&a->broken) || a->freed)
 		return;
@@ -192,7 +192,7 @@ static void on_hello(struct agent *a, const struct wire_header *h, const struct 
 			agent_binary_build());
 		error_hint(&err, "boot the machine with the agent of this Assay: rebuild what was "
 				 "cached with another one");
-		break_stream(a, &err);
+		agent_break(a, &err);
 		return;
 	}
 	if (host_id != a->host_id) {
@@ -228,7 +228,7 @@ static void on_refuse(struct agent *a, const struct wire_fields *f)
 	if (!wire_get_error(f, &err))
 		error_set(&err, ERROR_INFRA, EPROTO, "no reason given");
 	error_prefix(&err, "the guest agent refused");
-	break_stream(a, &err);
+	agent_break(a, &err);
 }
 
 static void on_frame(struct agent *a, const struct wire_header *h, const uint8_t *payload)
@@ -265,15 +265,19 @@ static int reader_main(void *userdata)
 
 		if (a->freed)
 			break;
-		if (n == 0)
+		/* A peer that died with bytes unread in its socket shows as a reset connection. */
+		if (n == 0 || n == -ECONNRESET || n == -EPIPE) {
+			error_clear(&err);
 			error_set(&err, ERROR_CRASH, ECONNRESET,
 				  "the connection to the guest agent has ended");
+		}
 		if (n <= 0) {
-			break_stream(a, &err);
+			agent_break(a, &err);
 			break;
 		}
 		wire_decoder_fill(&a->in, (size_t)n);
-		while (!a->freed && wire_decoder_next(&a->in, &h, &payload))
+		while (!a->freed && !error_is_set(&a->broken) &&
+		       wire_decoder_next(&a->in, &h, &payload))
 			on_frame(a, &h, payload);
 		if (a->in.skipped != skipped)
 			log_debug("agent: skipped %llu bytes that are no frame",
@@ -306,7 +310,7 @@ static int writer_main(void *userdata)
 	}
 	/* The reader sees the end of the stream as well, after what the guest still had to say. */
 	if (r < 0 && !a->freed && r != -EPIPE && r != -ECONNRESET)
-		break_stream(a, &err);
+		agent_break(a, &err);
 	agent_unref(a);
 	return 0;
 }
@@ -350,7 +354,7 @@ void agent_free(struct agent *a)
 		return;
 	error_set(&err, ERROR_CANCELLED, ECANCELED, "the connection to the guest agent was closed");
 	a->callbacks = (struct agent_callbacks){};
-	break_stream(a, &err);
+	agent_break(a, &err);
 	a->broken = err;
 	a->freed = true;
 	timer_free(TAKE_PTR(a->starter));

@@ -69,6 +69,9 @@ struct agent *agent_ref(struct agent *a);
 void agent_unref(struct agent *a);
 /* The error that every call meets now; NULL if there is none. */
 const struct error *agent_error(const struct agent *a);
+/* The stream has ended, or the peer does not keep to the protocol, so no word of it can be trusted
+ * any more. Every call fails for good, and on_closed tells the owner. */
+void agent_break(struct agent *a, const struct error *err);
 /* Puts a frame into the out buffer and wakes the writer. Never waits. */
 void agent_send(struct agent *a, enum wire_type type, uint8_t flags, uint16_t arg, uint32_t call,
 		const void *payload, size_t len);

@@ -275,18 +275,12 @@ static void on_hello(struct agent *a, const struct agent_hello *hello, void *use
 	waiters_wake_all(&m->changed);
 }
 
-/* A peer that died with bytes unread in its socket shows as a reset connection. */
-static bool is_broken_stream(const struct error *err)
-{
-	return err->kind == ERROR_INFRA && (err->code == ECONNRESET || err->code == EPIPE);
-}
-
 int machine_explain_crash(struct machine *m, struct error *err)
 {
 	uint64_t deadline = deadline_in(2 * CLOSED_GRACE_NS);
 	struct fiber_shield shield;
 
-	if (!err || (err->kind != ERROR_CRASH && !is_broken_stream(err)))
+	if (!err || err->kind != ERROR_CRASH)
 		return err ? -err->code : 0;
 	fiber_shield_enter(&shield, 2 * CLOSED_GRACE_NS);
 	/* Its end, or a panic's last lines, may be on their way. */
@@ -317,11 +311,6 @@ static void on_closed(struct agent *a, const struct error *err, void *userdata)
 		return;
 	m->agent_closed = true;
 	m->agent_closed_why = *err;
-	if (is_broken_stream(err)) {
-		error_clear(&m->agent_closed_why);
-		error_set(&m->agent_closed_why, ERROR_CRASH, err->code,
-			  "the connection to the guest agent has ended");
-	}
 	error_prefix(&m->agent_closed_why, "machine '%s'", name(m));
 	if (m->agent_closed_why.kind != ERROR_CRASH) {
 		machine_crash(m, &m->agent_closed_why); /* it speaks another version, say */

@@ -180,6 +180,7 @@ static bool mishap(struct run *r, json_t *answer)
 		{"reset", reset_by_guest},
 		{"die", fake_die},
 		{"close", fake_close_agent},
+		{"violate", fake_session_violate},
 		{"hang", hang},
 		{"poweroff", fake_init_poweroff},
 		{"reboot", fake_init_reboot},

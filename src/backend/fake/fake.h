@@ -47,6 +47,7 @@
  *	ignore_term	true: survives SIGTERM
  *	write={path=text}, remove={paths}, units={…}, open_port=, close_port=, console=text
  *	panic, reset, die, close, hang, poweroff, reboot	true: then that happens
+ *	violate		true: the agent breaks the rules of its protocol
  *	code, signal	how it ends; 0
  *	answers={…}	a list of answers: the first run gets the first, …, the last one is for all
  *later
@@ -159,6 +160,8 @@ void fake_later(struct fake *f, void (*fn)(struct fake *f));
 
 void fake_session_start(struct fake *f);
 void fake_session_hello(struct fake *f, const char *phase);
+/* Sends what no agent may: data on a stream that does not exist. */
+void fake_session_violate(struct fake *f);
 /* Ends all calls without a reply: the guest is gone. */
 void fake_session_drop_calls(struct fake *f);
 void fake_call_reply(struct fake_call *c, const struct buf *fields);

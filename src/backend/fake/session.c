@@ -193,6 +193,17 @@ bool fake_call_read(struct fake_call *c, struct buf *ret)
 	return true;
 }
 
+void fake_session_violate(struct fake *f)
+{
+	unsigned starts = f->starts;
+
+	for (struct fake_call *c = f->calls; c && f->starts == starts; c = c->next)
+		send_frame(
+			f,
+			(struct wire_header){.type = WIRE_DATA, .arg = WIRE_STREAMS, .call = c->id},
+			NULL);
+}
+
 /* --- receiving --- */
 
 void fake_session_drop_calls(struct fake *f)

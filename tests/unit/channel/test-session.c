@@ -313,9 +313,101 @@ FIBER_TEST(host_bounds_what_a_guest_sends)
 	check(fiber_join(f, S, NULL) == 0 && fiber_result(f) < 0);
 	fiber_unref(f);
 	check(strstr(g.closed.message, "more than it was allowed"));
+	check(g.n_closed == 1 && g.closed.kind == ERROR_CRASH);
 	check(agent_process_start(g.agent, &cmd, &process, &err) < 0);
 	check(agent_run(g.agent, &cmd, S, &r, NULL) < 0);
 	agent_result_done(&r);
+	agent_free(g.agent);
+	peer_done(&p);
+}
+
+FIBER_TEST(host_refuses_a_malformed_reply)
+{
+	struct guest g;
+	struct peer p;
+	struct wire_header h;
+	struct wire_fields in;
+	uint64_t id;
+	struct fiber *f;
+
+	client_start(&g, &p, &id);
+	send_hello(&p, WIRE_VERSION, id, 5, "boot-a", "system");
+	fiber_start("ping", run_ping, &g, &f);
+	peer_expect(&p, WIRE_CALL, &h, &in);
+	peer_send(&p, (struct wire_header){.type = WIRE_REPLY, .call = h.call, .nonce = 5}, "junk",
+		  4);
+	check(fiber_join(f, S, NULL) == 0 && fiber_result(f) < 0);
+	fiber_unref(f);
+	check(g.n_closed == 1 && g.closed.kind == ERROR_CRASH);
+	check_str(g.closed.message, "the guest agent's reply is malformed");
+	agent_free(g.agent);
+	peer_done(&p);
+}
+
+/* A guest that goes with our bytes unread in its socket: ECONNRESET, not the end of a file. */
+FIBER_TEST(host_sees_a_reset_connection)
+{
+	struct guest g;
+	struct peer p;
+	struct fiber *f;
+	uint64_t id;
+
+	client_start(&g, &p, &id);
+	send_hello(&p, WIRE_VERSION, id, 5, "boot-a", "system");
+	check_ok(agent_wait_hello(g.agent, NULL, 2 * S, &failure));
+	fiber_start("ping", run_ping, &g, &f);
+	check_ok(fiber_sleep(10 * MS, &failure)); /* its frame is out */
+	peer_done(&p);
+	check(fiber_join(f, S, NULL) == 0 && fiber_result(f) < 0);
+	fiber_unref(f);
+	check(g.n_closed == 1 && g.closed.kind == ERROR_CRASH);
+	check_str(g.closed.message, "the connection to the guest agent has ended");
+	agent_free(g.agent);
+}
+
+static int run_long_script(void *userdata)
+{
+	struct guest *g = userdata;
+	_cleanup_free_ char *script = xcalloc(1, 8 * MIB);
+	struct agent_command cmd = {.script = memset(script, 'x', 8 * MIB - 1)};
+	struct agent_result r;
+	int e;
+
+	error_clear(&g->closed);
+	e = agent_run(g->agent, &cmd, 5 * S, &r, &g->closed);
+	agent_result_done(&r);
+	return e;
+}
+
+/* A call that is refused after its first frames: the guest keeps it in mind until it has all of
+ * them, or is told that they will not come. */
+FIBER_TEST(host_takes_back_what_was_refused_half_way)
+{
+	struct guest g;
+	struct peer p;
+	struct wire_header h, first;
+	struct wire_fields in;
+	_cleanup_buf_ struct buf b = {};
+	struct error err = {};
+	struct fiber *f;
+	uint64_t id;
+
+	client_start(&g, &p, &id);
+	send_hello(&p, WIRE_VERSION, id, 5, "boot-a", "system");
+	fiber_start("long", run_long_script, &g, &f);
+	peer_expect(&p, WIRE_CALL, &first, &in);
+	check(first.flags & WIRE_MORE);
+	error_set(&err, ERROR_INFRA, EBUSY, "no");
+	wire_put_error(&b, &err);
+	peer_send(&p, (struct wire_header){.type = WIRE_REPLY, .call = first.call, .nonce = 5},
+		  b.data, b.len);
+	for (h = first; h.type == WIRE_CALL;) {
+		check(h.flags & WIRE_MORE);
+		check(peer_receive(&p, &h, &in));
+	}
+	check(h.type == WIRE_CANCEL && h.call == first.call);
+	check(fiber_join(f, S, NULL) == 0 && fiber_result(f) == -EBUSY);
+	fiber_unref(f);
 	agent_free(g.agent);
 	peer_done(&p);
 }
@@ -548,6 +640,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(host_hears_that_the_guest_cannot_boot),
 		cmocka_unit_test(host_survives_garbage_and_a_torn_frame),
 		cmocka_unit_test(host_bounds_what_a_guest_sends),
+		cmocka_unit_test(host_refuses_a_malformed_reply),
+		cmocka_unit_test(host_sees_a_reset_connection),
+		cmocka_unit_test(host_takes_back_what_was_refused_half_way),
 		cmocka_unit_test(agent_refuses_another_version),
 		cmocka_unit_test(agent_ignores_old_sessions),
 		cmocka_unit_test(agent_survives_garbage),

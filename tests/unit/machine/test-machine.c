@@ -419,6 +419,8 @@ FIBER_TEST(a_command_that_kills_its_machine)
 		{"{'panic': true}", "machine 'web': Kernel panic - not syncing: fake panic"},
 		{"{'close': true}", "machine 'web': the connection to the guest agent has ended"},
 		{"{'reset': true}", "machine 'web' reset itself unexpectedly (guest-reset)"},
+		{"{'violate': true}", "machine 'web': the guest agent sent more than it was "
+				      "allowed to (stream 3, 0 bytes)"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
