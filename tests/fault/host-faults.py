@@ -23,7 +23,7 @@ NOBODY = ["unshare", "--map-user=4242", "--map-group=4242", "--keep-caps"]
 CHROOT = """
 for dir in /*; do
 	case $dir in /mnt|/media|/lost+found) continue ;; esac
-	if [ -L "$dir" ]; then cp -a "$dir" root/; continue; fi
+	if [ -L "$dir" ]; then cp -P "$dir" root/; continue; fi
 	[ -d "$dir" ] || continue
 	mkdir "root$dir"
 	mount --rbind "$dir" "root$dir"
