@@ -235,8 +235,8 @@ int build_begin(struct build *b, const struct store *store, const char *name,
 	};
 	b->deadline_ns = deadline_in(b->opts->timeout_ns ? b->opts->timeout_ns : BUILD_TIMEOUT_NS);
 	store_clean_stale(store);
-	if (store_free_bytes(store->images) < need_bytes)
-		return build_error_enospc(store->images, need_bytes, err);
+	if (store_free_bytes(store->entries) < need_bytes)
+		return build_error_enospc(store->entries, need_bytes, err);
 	r = store_tmp_new(store, &b->dir, &b->dir_fd, err);
 	if (r < 0)
 		return r;
@@ -362,7 +362,7 @@ static int fail(struct build *b, const char *program, int status, off_t log_star
 		tail[0] = '\0';
 	/* With the disk full the log itself may lack the line that says so. */
 	if (build_output_says_enospc(tail) || store_free_bytes(b->dir) < FULL_BYTES)
-		return build_error_enospc(b->store->images, 0, err);
+		return build_error_enospc(b->store->entries, 0, err);
 	reason = build_failure_reason(tail);
 	how = process_describe_status(status);
 	r = error_set(err, ERROR_INFRA, EIO, "%s %s%s%s", program, how, reason[0] ? ": " : "",
@@ -392,7 +392,7 @@ int build_wait(struct build *b, struct process *p, int *ret_status, struct error
 		n_full = store_free_bytes(b->dir) < FULL_BYTES ? n_full + 1 : 0;
 		if (n_full == FULL_LOOKS) {
 			process_stop(p, NS_PER_SEC);
-			return build_error_enospc(b->store->images, 0, err);
+			return build_error_enospc(b->store->entries, 0, err);
 		}
 	}
 }

@@ -25,7 +25,7 @@ static const char *suite_of(const char *dir_of_base, struct error *err)
 	/* A derived image's base is in the end a built-in one: follow the manifests. */
 	_cleanup_free_ char *dir = xstrdup(dir_of_base);
 	_cleanup_store_ struct store s = {};
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	while (r >= 0) {
 		_cleanup_manifest_ struct manifest m = {};

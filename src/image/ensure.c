@@ -43,7 +43,7 @@ bool image_name_is_known(const char *name)
 
 	if (recipe_find(name))
 		return true;
-	if (store_open(&s, NULL) < 0)
+	if (store_open(STORE_IMAGES, &s, NULL) < 0)
 		return false;
 	dir = image_find_stored(&s, name);
 	return dir != NULL;
@@ -99,7 +99,7 @@ static int finish(struct build *b, struct manifest *m, char **ret_dir, struct er
 	if (r >= 0)
 		r = store_commit(b->store, b->dir, b->dir_fd, m->name, m->digest, &dir, &old, err);
 	if (r == -ENOSPC)
-		return build_error_enospc(b->store->images, 0, err);
+		return build_error_enospc(b->store->entries, 0, err);
 	if (r < 0)
 		return r;
 	b->committed = true;
@@ -147,10 +147,10 @@ static int ensure_locked(const struct store *s, const struct image_spec *spec, c
 	/* Somebody else may have built it while we waited. */
 	dir = store_find_digest(s, digest);
 	if (dir && !(opts && opts->rebuild))
-		return image_open_dir(dir, ret, err);
+		return image_open_dir(s, dir, ret, err);
 	free(TAKE_PTR(dir));
 	r = build_one(s, spec, digest, base, opts, &dir, err);
-	return r < 0 ? r : image_open_dir(dir, ret, err);
+	return r < 0 ? r : image_open_dir(s, dir, ret, err);
 }
 
 /* An open image that is there already; 0 and *ret NULL if it is not. */
@@ -163,9 +163,9 @@ static int open_existing(const struct store *s, const char *digest, struct image
 
 	if (!dir)
 		return 0;
-	r = image_open_dir(dir, ret, &local);
+	r = image_open_dir(s, dir, ret, &local);
 	/* Removed under our eyes: as if it had not been there. */
-	if (r == -ENOENT || r == -EWOULDBLOCK)
+	if (r == -ENOENT)
 		return 0;
 	return r < 0 ? error_propagate(err, &local) : 0;
 }
@@ -198,7 +198,7 @@ int image_ensure(const struct image_spec *spec, const struct image_build_opts *o
 		return r;
 	if (spec_is_path(spec))
 		return image_open_disk(spec->from, ret, err);
-	r = store_open(&s, err);
+	r = store_open(STORE_IMAGES, &s, err);
 	if (r >= 0)
 		r = image_spec_digest(spec, digest, err);
 	if (r < 0)
@@ -228,7 +228,7 @@ int image_find(const struct image_spec *spec, struct image **ret, struct error *
 		return r;
 	if (spec_is_path(spec))
 		return image_open_disk(spec->from, ret, err);
-	r = store_open(&s, err);
+	r = store_open(STORE_IMAGES, &s, err);
 	if (r >= 0)
 		r = image_spec_digest(spec, digest, err);
 	if (r < 0)

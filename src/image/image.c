@@ -79,12 +79,12 @@ static int check_parts(const struct image *image, struct error *err)
 	return 0;
 }
 
-int image_open_dir(const char *dir, struct image **ret, struct error *err)
+int image_open_dir(const struct store *s, const char *dir, struct image **ret, struct error *err)
 {
 	_cleanup_manifest_ struct manifest m = {};
 	_cleanup_image_ struct image *image = NULL;
 	_cleanup_close_ int lock = -EBADF;
-	int r = store_lock_shared(dir, &lock);
+	int r = store_lock_shared(s, dir, &lock);
 
 	if (r < 0)
 		return error_set_errno(err, ERROR_INFRA, -r, "cannot use the image in '%s'", dir);

@@ -76,7 +76,7 @@ struct image {
 };
 
 /* Opens a complete image. */
-int image_open_dir(const char *dir, struct image **ret, struct error *err);
+int image_open_dir(const struct store *s, const char *dir, struct image **ret, struct error *err);
 /* The newest stored image of a name (imported or declared); NULL if there is none. malloc'd. */
 char *image_find_stored(const struct store *s, const char *name);
 /* "image 'x' does not exist", with the nearest and the known names. */

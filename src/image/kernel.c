@@ -87,7 +87,7 @@ static int decompress_payload(struct build *b, const struct bzimage *bz, const c
 	if (status == 0 && st.st_size == bz->vmlinux_len)
 		return 0;
 	if (store_free_bytes(b->dir) < MIB)
-		return build_error_enospc(b->store->images, 0, err);
+		return build_error_enospc(b->store->entries, 0, err);
 	return error_set(err, ERROR_INFRA, EIO,
 			 "%s unpacked the kernel to %lld bytes where its header says %u", bz->tool,
 			 (long long)st.st_size, bz->vmlinux_len);

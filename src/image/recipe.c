@@ -210,7 +210,7 @@ int image_spec_check(const struct image_spec *spec, struct error *err)
 	if (!image_name_is_known(spec->from)) {
 		_cleanup_store_ struct store s = {};
 
-		r = store_open(&s, err);
+		r = store_open(STORE_IMAGES, &s, err);
 		return r < 0 ? r : image_error_unknown(&s, spec->from, err);
 	}
 	return 0;
@@ -314,7 +314,7 @@ static int base_digest(const struct image_spec *spec, char ret[DIGEST_HEX_MAX], 
 		recipe_digest(recipe, ret);
 		return 0;
 	}
-	r = store_open(&s, err);
+	r = store_open(STORE_IMAGES, &s, err);
 	if (r < 0)
 		return r;
 	dir = image_find_stored(&s, spec->from);

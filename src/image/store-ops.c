@@ -113,7 +113,7 @@ static int list(const struct store *s, struct image_info **ret, size_t *ret_n)
 int image_store_list(struct image_info **ret, size_t *ret_n, struct error *err)
 {
 	_cleanup_store_ struct store s = {};
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	return r < 0 ? r : list(&s, ret, ret_n);
 }
@@ -150,7 +150,7 @@ int image_store_show(const char *which, struct image_info *ret, struct error *er
 {
 	_cleanup_store_ struct store s = {};
 	_cleanup_free_ char *dir = NULL;
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r >= 0)
 		r = find(&s, which, &dir, err);
@@ -162,7 +162,7 @@ int image_store_manifest(const char *which, char **ret_json, struct error *err)
 	_cleanup_store_ struct store s = {};
 	_cleanup_free_ char *dir = NULL, *path = NULL;
 	_cleanup_buf_ struct buf text = {};
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r >= 0)
 		r = find(&s, which, &dir, err);
@@ -179,36 +179,16 @@ int image_store_usage(uint64_t *ret_bytes, struct error *err)
 {
 	_cleanup_store_ struct store s = {};
 	_cleanup_free_ char *apt = NULL;
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r < 0)
 		return r;
 	apt = path_join(s.dir, "apt");
-	*ret_bytes = store_disk_usage(s.images) + store_disk_usage(apt);
+	*ret_bytes = store_disk_usage(s.entries) + store_disk_usage(apt);
 	return 0;
 }
 
 /* ---- removing --------------------------------------------------------------------------- */
-
-/* -EWOULDBLOCK if a machine uses it. First out of sight under a name that counts as rubbish, then
- * gone: killed in between, the next builder finishes the work. */
-static int remove_dir(const struct store *s, const char *dir, struct error *err)
-{
-	_cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_free_ char *gone =
-		xasprintf("%s/tmp.%d-%s", s->images, (int)getpid(), path_basename(dir));
-
-	if (fd < 0)
-		return errno == ENOENT
-			       ? 0
-			       : error_set_errno(err, ERROR_INFRA, errno, "cannot open '%s'", dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return error_set(err, ERROR_USAGE, errno, "image '%s' is in use by a machine",
-				 path_basename(dir));
-	if (rename(dir, gone) < 0)
-		return error_set_errno(err, ERROR_INFRA, errno, "cannot remove '%s'", dir);
-	return store_remove_tree(gone, err);
-}
 
 int image_store_remove(const char *which, size_t *ret_removed, struct error *err)
 {
@@ -216,7 +196,7 @@ int image_store_remove(const char *which, size_t *ret_removed, struct error *err
 	_cleanup_free_ char *first = NULL;
 	struct image_info *infos = NULL;
 	size_t n = 0, removed = 0;
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r >= 0)
 		r = find(&s, which, &first, err);
@@ -226,13 +206,13 @@ int image_store_remove(const char *which, size_t *ret_removed, struct error *err
 	for (size_t i = 0; i < n && r >= 0; i++) {
 		if (!matches(&infos[i], which))
 			continue;
-		r = remove_dir(&s, infos[i].dir, err);
+		r = store_remove(&s, infos[i].dir, err);
 		removed += r >= 0;
 	}
 	image_infos_free(infos, n);
 	if (ret_removed)
 		*ret_removed = removed;
-	return r == -EWOULDBLOCK ? -EBUSY : r;
+	return r;
 }
 
 /* ---- pruning ---------------------------------------------------------------------------- */
@@ -255,7 +235,7 @@ static void remove_damaged(const struct store *s)
 		_cleanup_manifest_ struct manifest m = {};
 
 		if (manifest_read(*dir, &m, NULL) < 0)
-			(void)remove_dir(s, *dir, NULL);
+			(void)store_remove(s, *dir, NULL);
 	}
 }
 
@@ -284,7 +264,7 @@ int image_store_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct erro
 	struct image_info *infos = NULL;
 	uint64_t before = 0, now = 0;
 	size_t n = 0;
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r >= 0)
 		r = image_store_usage(&before, err);
@@ -296,7 +276,7 @@ int image_store_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct erro
 	qsort(infos, n, sizeof(*infos), compare_by_use);
 	image_store_usage(&now, NULL);
 	for (size_t i = 0; i < n && !infos[i].is_current; i++)
-		(void)remove_dir(&s, infos[i].dir, NULL);
+		(void)store_remove(&s, infos[i].dir, NULL);
 	image_store_usage(&now, NULL);
 	if (now > max_bytes)
 		remove_archives(&s);
@@ -306,7 +286,7 @@ int image_store_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct erro
 			break;
 		/* In use: stays. Nobody could start its machines again. */
 		if (infos[i].is_current)
-			(void)remove_dir(&s, infos[i].dir, NULL);
+			(void)store_remove(&s, infos[i].dir, NULL);
 	}
 	image_infos_free(infos, n);
 	image_store_usage(&now, NULL);
@@ -348,7 +328,7 @@ static int import(const char *name, struct manifest *m, const char *const *files
 	int r = check_import_name(name, err);
 
 	if (r >= 0)
-		r = store_open(&s, err);
+		r = store_open(STORE_IMAGES, &s, err);
 	if (r < 0)
 		return r;
 	sha256_init(&sum);
@@ -416,12 +396,12 @@ int image_store_export(const char *which, const char *dest, struct error *err)
 	_cleanup_build_ struct build b = {};
 	_cleanup_image_ struct image *image = NULL;
 	_cleanup_free_ char *dir = NULL;
-	int r = store_open(&s, err);
+	int r = store_open(STORE_IMAGES, &s, err);
 
 	if (r >= 0)
 		r = find(&s, which, &dir, err);
 	if (r >= 0)
-		r = image_open_dir(dir, &image, err);
+		r = image_open_dir(&s, dir, &image, err);
 	if (r < 0)
 		return r;
 	if (path_exists(dest))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The image store on disk: directories, locks, what is complete and what is rubbish. */
+/* The stores on disk: directories, locks, what is complete and what is rubbish. */
 #include "image/store.h"
 
 #include <dirent.h>
@@ -16,10 +16,20 @@
 #include "image/build.h"
 #include "loop/process.h"
 
-int store_open(struct store *ret, struct error *err)
+static const struct {
+	const char *thing, *dir;
+	const char *waiting; /* for the lock of whoever makes one */
+	bool synced;	     /* must last beyond a crash of the host */
+} KINDS[] = {
+	[STORE_IMAGES] = {"image", "images", "another build of the same image", true},
+	[STORE_TEMPLATES] = {"template", "templates", "another run that makes the same template",
+			     false},
+};
+
+int store_open(enum store_kind kind, struct store *ret, struct error *err)
 {
-	_cleanup_store_ struct store s = {};
-	static const char *const SUBDIRS[] = {"images", "apt", "locks", "logs"};
+	_cleanup_store_ struct store s = {.kind = kind};
+	const char *const SUBDIRS[] = {KINDS[kind].dir, "apt", "locks", "logs"};
 	int r = path_cache_dir(&s.dir, err);
 
 	if (r < 0)
@@ -31,7 +41,7 @@ int store_open(struct store *ret, struct error *err)
 		if (r < 0)
 			return r;
 	}
-	s.images = path_join(s.dir, "images");
+	s.entries = path_join(s.dir, KINDS[kind].dir);
 	*ret = s;
 	s = (struct store){};
 	return 0;
@@ -40,7 +50,7 @@ int store_open(struct store *ret, struct error *err)
 void store_done(struct store *s)
 {
 	free(s->dir);
-	free(s->images);
+	free(s->entries);
 	*s = (struct store){};
 }
 
@@ -72,29 +82,42 @@ static int wait_for_lock(int fd, const char *what, struct error *err)
 	return 0;
 }
 
+/* Whether this is still the file of that name. */
+static bool is_still(int fd, const char *path)
+{
+	struct stat by_fd, by_name;
+
+	return fstat(fd, &by_fd) == 0 && stat(path, &by_name) == 0 &&
+	       by_fd.st_ino == by_name.st_ino && by_fd.st_dev == by_name.st_dev;
+}
+
 int store_lock_file(const char *path, const char *what, int *ret_fd, struct error *err)
 {
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-	int r;
+	for (;;) {
+		_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		int r = 0;
 
-	if (fd < 0)
-		return error_set_errno(err, ERROR_INFRA, errno, "cannot open '%s'", path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK)
-			return error_set_errno(err, ERROR_INFRA, errno, "cannot lock '%s'", path);
-		r = wait_for_lock(fd, what, err);
+		if (fd < 0)
+			return error_set_errno(err, ERROR_INFRA, errno, "cannot open '%s'", path);
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+			r = errno == EWOULDBLOCK ? wait_for_lock(fd, what, err)
+						 : error_set_errno(err, ERROR_INFRA, errno,
+								   "cannot lock '%s'", path);
 		if (r < 0)
 			return r;
+		/* Else it was cleaned away between open and lock, and is nobody's lock now. */
+		if (is_still(fd, path)) {
+			*ret_fd = TAKE_FD(fd);
+			return 0;
+		}
 	}
-	*ret_fd = TAKE_FD(fd);
-	return 0;
 }
 
 int store_lock_key(const struct store *s, const char *digest, int *ret_fd, struct error *err)
 {
 	_cleanup_free_ char *path = xasprintf("%s/locks/%.12s", s->dir, digest);
 
-	return store_lock_file(path, "another build of the same image", ret_fd, err);
+	return store_lock_file(path, KINDS[s->kind].waiting, ret_fd, err);
 }
 
 /* Held only for a few system calls, never across a wait, so blocking is harmless. */
@@ -114,20 +137,32 @@ static int open_dir(const char *dir)
 	return open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-int store_lock_shared(const char *dir, int *ret_fd)
+int store_lock_shared(const struct store *s, const char *dir, int *ret_fd)
 {
-	_cleanup_close_ int fd = open_dir(dir);
-	struct stat by_fd, by_name;
+	_cleanup_close_ int fd = open_dir(dir), lock = -EBADF;
 
 	if (fd < 0)
 		return -errno;
-	if (flock(fd, LOCK_SH | LOCK_NB) < 0)
-		return -errno;
+	/* Somebody looks whether it is in use, or is about to remove it, and holds the store's
+	 * lock until he knows. A store that we may only read has no such people. */
+	if (flock(fd, LOCK_SH | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK || lock_store(s, &lock) < 0)
+			return -errno;
+		if (flock(fd, LOCK_SH | LOCK_NB) < 0)
+			return errno == EWOULDBLOCK ? -ENOENT : -errno;
+	}
 	/* Renamed away between open and lock: then it is rubbish already. */
-	if (fstat(fd, &by_fd) < 0 || stat(dir, &by_name) < 0 || by_fd.st_ino != by_name.st_ino)
+	if (!is_still(fd, dir))
 		return -ENOENT;
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+bool store_in_use(const struct store *s, const char *dir)
+{
+	_cleanup_close_ int lock = -EBADF, fd = open_dir(dir);
+
+	return fd >= 0 && lock_store(s, &lock) >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
 }
 
 /* ---- temporary directories -------------------------------------------------------------- */
@@ -138,7 +173,7 @@ static char *random_tmp_name(const struct store *s)
 
 	if (getrandom(&number, sizeof(number), 0) != sizeof(number))
 		abort();
-	return xasprintf("%s/tmp.%d-%012llx", s->images, (int)getpid(),
+	return xasprintf("%s/tmp.%d-%012llx", s->entries, (int)getpid(),
 			 (unsigned long long)(number & 0xffffffffffffULL));
 }
 
@@ -173,9 +208,9 @@ static char *take_stale(const struct store *s, char *const *failed, int *ret_fd)
 
 	if (lock_store(s, &lock) < 0)
 		return NULL;
-	dir = opendir(s->images);
+	dir = opendir(s->entries);
 	while (dir && !found && (d = readdir(dir))) {
-		_cleanup_free_ char *path = path_join(s->images, d->d_name);
+		_cleanup_free_ char *path = path_join(s->entries, d->d_name);
 		_cleanup_close_ int fd = -EBADF;
 
 		if (!str_starts(d->d_name, "tmp.") || strv_contains(failed, path))
@@ -191,9 +226,33 @@ static char *take_stale(const struct store *s, char *const *failed, int *ret_fd)
 	return found;
 }
 
+/* The files that keys are locked by, as far as nobody does: there is a new key for each change of
+ * a recipe or a test's setup. */
+static void clean_locks(const struct store *s)
+{
+	_cleanup_free_ char *locks = path_join(s->dir, "locks");
+	DIR *dir = opendir(locks);
+	struct dirent *d;
+
+	while (dir && (d = readdir(dir))) {
+		_cleanup_free_ char *path = path_join(locks, d->d_name);
+		_cleanup_close_ int fd = -EBADF;
+
+		if (d->d_name[0] == '.' || str_eq(d->d_name, "store"))
+			continue;
+		fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+		if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && is_still(fd, path))
+			(void)unlink(path);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 void store_clean_stale(const struct store *s)
 {
 	_cleanup_strv_ char **failed = NULL;
+
+	clean_locks(s);
 
 	for (;;) {
 		_cleanup_close_ int fd = -EBADF;
@@ -220,7 +279,7 @@ int store_remove_tree(const char *path, struct error *err)
 	return build_run_as_root(argv, err);
 }
 
-/* ---- complete images -------------------------------------------------------------------- */
+/* ---- complete entries ------------------------------------------------------------------- */
 
 static int sync_dir(int dir_fd, const char *path, struct error *err)
 {
@@ -246,7 +305,7 @@ static int sync_dir(int dir_fd, const char *path, struct error *err)
 	return r;
 }
 
-/* Moves a complete image out of the way, if there is one. */
+/* Moves a complete entry out of the way, if there is one. */
 static int move_away(const struct store *s, const char *dir, char **ret_old, struct error *err)
 {
 	_cleanup_free_ char *old = random_tmp_name(s);
@@ -262,9 +321,10 @@ static int move_away(const struct store *s, const char *dir, char **ret_old, str
 int store_commit(const struct store *s, const char *tmp, int fd, const char *name,
 		 const char *digest, char **ret_dir, char **ret_old, struct error *err)
 {
-	_cleanup_free_ char *dir = xasprintf("%s/%s-%.12s", s->images, name, digest);
-	_cleanup_close_ int lock = -EBADF, images = open_dir(s->images);
-	int r = sync_dir(fd, tmp, err);
+	_cleanup_free_ char *dir =
+		xasprintf("%s/%s%s%.12s", s->entries, name ?: "", name ? "-" : "", digest);
+	_cleanup_close_ int lock = -EBADF, entries = open_dir(s->entries);
+	int r = KINDS[s->kind].synced ? sync_dir(fd, tmp, err) : 0;
 
 	*ret_old = NULL;
 	if (r < 0)
@@ -278,15 +338,39 @@ int store_commit(const struct store *s, const char *tmp, int fd, const char *nam
 	if (rename(tmp, dir) < 0)
 		return error_set_errno(err, ERROR_INFRA, errno, "cannot rename '%s' to '%s'", tmp,
 				       dir);
-	if (images >= 0)
-		fsync(images);
-	/* From now on it is an image in use. Converting cannot block: we are the only holder. */
+	if (KINDS[s->kind].synced && entries >= 0)
+		fsync(entries);
+	/* From now on it is an entry in use. Converting cannot block: we are the only holder. */
 	flock(fd, LOCK_SH);
 	*ret_dir = TAKE_PTR(dir);
 	return 0;
 }
 
-static int is_image_dir(const struct dirent *d)
+int store_remove(const struct store *s, const char *dir, struct error *err)
+{
+	_cleanup_close_ int fd = open_dir(dir), lock = -EBADF;
+	_cleanup_free_ char *gone = NULL;
+	int r;
+
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0)
+		return error_set_errno(err, ERROR_INFRA, errno, "cannot open '%s'", dir);
+	r = lock_store(s, &lock);
+	if (r < 0)
+		return error_set_errno(err, ERROR_INFRA, -r, "cannot lock the store '%s'", s->dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return error_set(err, ERROR_USAGE, EBUSY, "%s '%s' is in use by a machine",
+				 KINDS[s->kind].thing, path_basename(dir));
+	if (!is_still(fd, dir))
+		return 0;
+	r = move_away(s, dir, &gone, err);
+	cleanup_close(&lock);
+	lock = -EBADF;
+	return r < 0 || !gone ? r : store_remove_tree(gone, err);
+}
+
+static int is_entry(const struct dirent *d)
 {
 	return d->d_name[0] != '.' && !str_starts(d->d_name, "tmp.");
 }
@@ -295,10 +379,10 @@ char **store_dirs(const struct store *s)
 {
 	struct dirent **names = NULL;
 	char **ret = NULL;
-	int n = scandir(s->images, &names, is_image_dir, alphasort);
+	int n = scandir(s->entries, &names, is_entry, alphasort);
 
 	for (int i = 0; i < n; i++) {
-		strv_push_take(&ret, path_join(s->images, names[i]->d_name));
+		strv_push_take(&ret, path_join(s->entries, names[i]->d_name));
 		free(names[i]);
 	}
 	free(names);
@@ -311,7 +395,7 @@ char *store_find_digest(const struct store *s, const char *digest)
 	_cleanup_free_ char *suffix = xasprintf("-%.12s", digest);
 
 	for (char **dir = dirs; dir && *dir; dir++)
-		if (str_ends(*dir, suffix))
+		if (str_ends(*dir, suffix) || str_eq(path_basename(*dir), suffix + 1))
 			return xstrdup(*dir);
 	return NULL;
 }

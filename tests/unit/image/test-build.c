@@ -34,7 +34,7 @@ static int build_sh(const char *text, struct error *err)
 	_cleanup_build_ struct build b = {};
 	int r;
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	r = build_begin(&b, &s, "x", NULL, 0, err);
 	return r < 0 ? r : run_sh(&b, text, err);
 }
@@ -82,7 +82,7 @@ FIBER_TEST(too_little_space_is_seen_beforehand)
 	_cleanup_build_ struct build b = {};
 	struct error err = {};
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	check(build_begin(&b, &s, "x", NULL, UINT64_MAX / 2, &err) == -ENOSPC);
 	check(strstr(err.message, "not enough space in '") != NULL);
 	check(strstr(err.message, "building the image needs about") != NULL);

@@ -16,7 +16,7 @@
 
 static size_t count_images(const struct store *s, const char *prefix)
 {
-	DIR *dir = opendir(s->images);
+	DIR *dir = opendir(s->entries);
 	struct dirent *d;
 	size_t n = 0;
 
@@ -33,7 +33,7 @@ static void unfinished_directories_count_for_nothing(void **state)
 	_cleanup_strv_ char **dirs = NULL;
 	_cleanup_close_ int fd = -EBADF;
 
-	assert_int_equal(store_open(&s, NULL), 0);
+	assert_int_equal(store_open(STORE_IMAGES, &s, NULL), 0);
 	assert_int_equal(store_tmp_new(&s, &tmp, &fd, NULL), 0);
 	assert_null(store_dirs(&s));
 	assert_null(store_find_digest(&s, DIGEST));
@@ -52,7 +52,7 @@ static void a_rebuild_moves_the_old_one_away(void **state)
 	_cleanup_free_ char *tmp = NULL, *dir = NULL, *old = NULL;
 	_cleanup_close_ int fd = -EBADF;
 
-	assert_int_equal(store_open(&s, NULL), 0);
+	assert_int_equal(store_open(STORE_IMAGES, &s, NULL), 0);
 	assert_int_equal(store_tmp_new(&s, &tmp, &fd, NULL), 0);
 	assert_int_equal(store_commit(&s, tmp, fd, "web", DIGEST, &dir, &old, NULL), 0);
 	assert_non_null(old);
@@ -68,7 +68,7 @@ FIBER_TEST(stale_directories_are_removed_and_live_ones_kept)
 	_cleanup_close_ int live_fd = -EBADF;
 	int stale_fd = -EBADF;
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	check(store_tmp_new(&s, &live, &live_fd, NULL) == 0);
 	check(store_tmp_new(&s, &stale, &stale_fd, NULL) == 0);
 	close(stale_fd); /* as its process's death does */
@@ -88,7 +88,7 @@ FIBER_TEST(a_killed_builder_leaves_nothing)
 	char c;
 	pid_t pid;
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	check(pipe(pipe_fds) == 0);
 	pid = fork();
 	if (pid == 0) {
@@ -139,7 +139,7 @@ FIBER_TEST(the_second_builder_waits_for_the_first)
 	char c;
 	pid_t pid;
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	check(pipe2(ready, O_CLOEXEC) == 0 && pipe2(go, O_CLOEXEC) == 0);
 	pid = fork();
 	if (pid == 0) {
@@ -172,7 +172,7 @@ FIBER_TEST(a_cancelled_wait_lets_go)
 	struct second second = {.store = &s};
 	int held = -EBADF, again = -EBADF;
 
-	check(store_open(&s, NULL) == 0);
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
 	check(store_lock_key(&s, DIGEST, &held, NULL) == 0);
 	fiber_start("second", second_builder, &second, &f);
 	check(fiber_join(f, 20 * NS_PER_MS, NULL) == -ETIMEDOUT);
@@ -191,18 +191,81 @@ static void images_in_use_are_locked(void **state)
 	int shared = -EBADF, other = -EBADF;
 	int exclusive;
 
-	assert_int_equal(store_open(&s, NULL), 0);
+	assert_int_equal(store_open(STORE_IMAGES, &s, NULL), 0);
 	dir = store_find_digest(&s, DIGEST);
 	assert_non_null(dir);
-	assert_int_equal(store_lock_shared(dir, &shared), 0);
-	assert_int_equal(store_lock_shared(dir, &other), 0);
+	assert_int_equal(store_lock_shared(&s, dir, &shared), 0);
+	assert_int_equal(store_lock_shared(&s, dir, &other), 0);
 	exclusive = open(dir, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(flock(exclusive, LOCK_EX | LOCK_NB), -1);
 	close(shared);
 	close(other);
 	assert_int_equal(flock(exclusive, LOCK_EX | LOCK_NB), 0);
-	assert_int_equal(store_lock_shared(dir, &shared), -EWOULDBLOCK);
+	assert_int_equal(store_lock_shared(&s, dir, &shared), -ENOENT);
 	close(exclusive);
+}
+
+FIBER_TEST(only_what_nobody_uses_is_removed)
+{
+	_cleanup_store_ struct store s = {};
+	_cleanup_free_ char *dir = NULL;
+	struct error err = {};
+	int shared = -EBADF;
+
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
+	dir = store_find_digest(&s, DIGEST);
+	check(!store_in_use(&s, dir));
+	check(store_lock_shared(&s, dir, &shared) == 0);
+	check(store_in_use(&s, dir));
+	check(store_remove(&s, dir, &err) == -EBUSY);
+	check(err.kind == ERROR_USAGE);
+	check_str(err.message, "image 'web-aaaabbbbcccc' is in use by a machine");
+	close(shared);
+	check(store_remove(&s, dir, NULL) == 0);
+	check(store_remove(&s, dir, NULL) == 0);
+	check(count_images(&s, "") == 0);
+}
+
+/* They share locks and the way things are made, not their entries. */
+FIBER_TEST(images_and_templates_are_apart)
+{
+	_cleanup_store_ struct store images = {}, templates = {};
+	_cleanup_free_ char *tmp = NULL, *dir = NULL, *old = NULL, *found = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	struct error err = {};
+
+	check(store_open(STORE_TEMPLATES, &templates, NULL) == 0);
+	check(store_open(STORE_IMAGES, &images, NULL) == 0);
+	check(store_tmp_new(&templates, &tmp, &fd, NULL) == 0);
+	check(store_commit(&templates, tmp, fd, NULL, DIGEST, &dir, &old, NULL) == 0);
+	check_str(path_basename(dir), "aaaabbbbcccc");
+	found = store_find_digest(&templates, DIGEST);
+	check_str(found, dir);
+	check(!store_find_digest(&images, DIGEST));
+	check(store_remove(&templates, dir, &err) == -EBUSY);
+	check_str(err.message, "template 'aaaabbbbcccc' is in use by a machine");
+	close(TAKE_FD(fd));
+	check(store_remove(&templates, dir, NULL) == 0);
+}
+
+/* A key's lock that is cleaned away under somebody who is about to take it. */
+FIBER_TEST(locks_that_nobody_holds_are_removed)
+{
+	_cleanup_store_ struct store s = {};
+	_cleanup_free_ char *path = NULL;
+	int held = -EBADF, again = -EBADF;
+
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
+	path = xasprintf("%s/locks/%.12s", s.dir, DIGEST);
+	check(store_lock_key(&s, DIGEST, &held, NULL) == 0);
+	store_clean_stale(&s);
+	check(path_exists(path));
+	close(held);
+	store_clean_stale(&s);
+	check(!path_exists(path));
+	check(store_lock_key(&s, DIGEST, &again, NULL) == 0);
+	check(path_exists(path));
+	close(again);
 }
 
 int main(void)
@@ -215,6 +278,9 @@ int main(void)
 		cmocka_unit_test(a_killed_builder_leaves_nothing),
 		cmocka_unit_test(the_second_builder_waits_for_the_first),
 		cmocka_unit_test(a_cancelled_wait_lets_go),
+		cmocka_unit_test(only_what_nobody_uses_is_removed),
+		cmocka_unit_test(images_and_templates_are_apart),
+		cmocka_unit_test(locks_that_nobody_holds_are_removed),
 	};
 
 	return cmocka_run_group_tests_name("image-store", tests, make_store, remove_store);
