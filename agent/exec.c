@@ -28,8 +28,9 @@
  *for a line in its log.
  *
  * KILLING: SIGTERM to all processes of the command (its cgroup, else its session), KILL_GRACE for
- *them to end, SIGKILL. The leader is not reaped before they were signalled, so its number cannot be
- * somebody else's.
+ * them to end, SIGKILL, and KILL_LAST for the kernel to take them down. The reply comes when the
+ * cgroup is empty (cgroup.events tells), so nothing that it did goes on after it. The leader is
+ * not reaped before they were signalled, so its number cannot be somebody else's.
  *
  * Reading from a pipe stops while the session has no room or the stream no credit, which is
  * felt by the command as a full pipe.
@@ -185,7 +186,7 @@ static bool exec_finish(struct exec *x)
 
 	if (!x->exited)
 		return false;
-	if (x->killing && !x->killed && cgroup_is_populated(x))
+	if (x->killing && cgroup_is_populated(x))
 		return false;
 	if (x->out[0].drain > 0 || x->out[1].drain > 0)
 		return false;
@@ -372,8 +373,11 @@ static void on_kill_timer(struct agent_timer *t)
 		return;
 	}
 	/* Reads without credit are the host's business; it has given up as well. */
-	if (x->exited)
+	if (x->exited && !cgroup_is_populated(x))
 		call_reply_error(x->call, ERROR_TIMEOUT, ETIMEDOUT, "killed");
+	else if (x->exited)
+		call_reply_error(x->call, ERROR_TIMEOUT, ETIMEDOUT,
+				 "one of its processes does not end, even by SIGKILL");
 	else
 		call_reply_error(x->call, ERROR_TIMEOUT, ETIMEDOUT,
 				 "process %d does not end, even by SIGKILL", (int)x->child.pid);

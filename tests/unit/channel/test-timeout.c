@@ -54,6 +54,37 @@ FIBER_TEST(sigterm_is_ignored)
 	guest_stop(&g);
 }
 
+/* A test may look at what a command leaves behind, or do the same again: when the call ends, so
+ * has everything in its cgroup, which can be removed then; also what takes a while to die because
+ * it has much memory to give back. */
+FIBER_TEST(nothing_lives_when_it_returns)
+{
+	static const char *const places[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+	struct guest g;
+	struct agent_command cmd = {
+		.script = "trap '' TERM; sed -n 's/^0:://p' /proc/self/cgroup;"
+			  "(head -c 100000000 /dev/zero; echo >&2; sleep 30) | tail -c 100M >&2 &"
+			  "wait",
+		.plain_shell = true,
+	};
+	struct agent_result r;
+	struct error err = {};
+
+	guest_start(&g);
+	check(agent_run(g.agent, &cmd, 500 * MS, &r, &err) == -ETIMEDOUT);
+	check(r.signal == SIGKILL);
+	check_str(buf_str(&r.err), "\n"); /* it has it all */
+	r.out.data[strcspn(buf_str(&r.out), "\n")] = '\0';
+	/* Where there is no cgroup to be had, nobody tells when the last is dead. */
+	for (size_t i = 0; str_starts(r.out.data, "/assay/") && i < ARRAY_SIZE(places); i++) {
+		_cleanup_free_ char *path = path_join(places[i], r.out.data + 1);
+
+		check(access(path, F_OK) < 0 && errno == ENOENT);
+	}
+	agent_result_done(&r);
+	guest_stop(&g);
+}
+
 FIBER_TEST(a_flood_at_the_time_out)
 {
 	struct guest g;
@@ -106,6 +137,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sigterm_suffices),
 		cmocka_unit_test(sigterm_is_ignored),
+		cmocka_unit_test(nothing_lives_when_it_returns),
 		cmocka_unit_test(a_flood_at_the_time_out),
 		cmocka_unit_test(an_outer_deadline),
 		cmocka_unit_test(a_guest_that_does_not_answer),
