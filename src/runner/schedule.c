@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/file.h"
+#include "base/host.h"
 #include "base/str.h"
 #include "runner/internal.h"
 
@@ -18,31 +18,6 @@
  */
 #define MEMORY_RESERVE_BYTES (256 * MIB)
 
-static uint64_t memory_available(void)
-{
-	_cleanup_buf_ struct buf b = {};
-	const char *line;
-	unsigned long long kib;
-
-	if (buf_read_file(&b, "/proc/meminfo", 64 * KIB) < 0)
-		return UINT64_MAX;
-	line = strstr(buf_str(&b), "MemAvailable:");
-	if (!line || sscanf(line, "MemAvailable: %llu", &kib) != 1)
-		return UINT64_MAX;
-	return kib * KIB;
-}
-
-/* A container's limit counts as well. */
-static uint64_t cgroup_limit(void)
-{
-	_cleanup_buf_ struct buf b = {};
-	uint64_t n;
-
-	if (buf_read_file(&b, "/sys/fs/cgroup/memory.max", 64) < 0)
-		return UINT64_MAX;
-	return sscanf(buf_str(&b), "%lu", &n) == 1 ? n : UINT64_MAX;
-}
-
 struct limits {
 	unsigned jobs, weight;
 	uint64_t bytes;
@@ -50,7 +25,7 @@ struct limits {
 
 static void find_limits(const struct run *run, struct limits *ret)
 {
-	uint64_t bytes = MIN(memory_available(), cgroup_limit());
+	uint64_t bytes = host_memory_available_bytes();
 
 	ret->jobs = run->opts->jobs > 0 ? (unsigned)run->opts->jobs : UINT32_MAX;
 	ret->weight = run->opts->jobs > 0 ? UINT32_MAX : 2 * host_cpus();
