@@ -183,20 +183,19 @@ static size_t edit_distance(const char *a, size_t n, const char *b, size_t m)
 const char *nearest_name(const char *name, const char *const *candidates)
 {
 	size_t n = strlen(name);
-	size_t best, limit = MAX(n / 3, (size_t)2);
+	size_t best = 3;
 	const char *found = NULL;
 
 	if (n == 0 || n > NEAREST_MAX)
 		return NULL;
-	/* If nothing of the name is left, it is another name and no typing error. */
-	best = MIN(limit + 1, n);
 	for (; candidates && *candidates; candidates++) {
 		size_t m = strlen(*candidates), d;
 
 		if (m > NEAREST_MAX)
 			continue;
 		d = edit_distance(name, n, *candidates, m);
-		if (d < best) {
+		/* If half of it is another one, it is another name and no typing error. */
+		if (d < best && 2 * d < MAX(n, m)) {
 			best = d;
 			found = *candidates;
 		}

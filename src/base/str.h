@@ -41,8 +41,8 @@ char **strv_split(const char *s, const char *seps); /* empty fields dropped */
 char *shell_quote(const char *s);
 char *shell_quote_argv(char *const *argv);
 
-/* The candidate with the smallest edit distance to name, if it is near enough to be a typing
- * error (a third of the length, at least 2); else NULL. candidates ends with NULL. */
+/* The candidate with the smallest edit distance to name, if it is near enough to be a typing error
+ * (at most 2, and less than half of the length); else NULL. candidates ends with NULL. */
 const char *nearest_name(const char *name, const char *const *candidates);
 
 /* "250ms", "90s", "5m", "2h", "1d", or a bare number of seconds ("1.5"). 0 or -EINVAL. */

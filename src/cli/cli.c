@@ -15,9 +15,12 @@ static int parse_shard(struct run_command_opts *o, struct error *err)
 	if (!o->shard)
 		return 0;
 	if (sscanf(o->shard, "%d/%d%n", &index, &count, &end) != 2 || o->shard[end] || index < 1 ||
-	    index > count)
-		return error_set(err, ERROR_USAGE, EINVAL,
-				 "--shard wants I/N with 1 <= I <= N, not '%s'", o->shard);
+	    index > count) {
+		error_set(err, ERROR_USAGE, EINVAL, "--shard wants I/N with 1 <= I <= N, not '%s'",
+			  o->shard);
+		error_hint(err, "for three machines: --shard 1/3, --shard 2/3 and --shard 3/3");
+		return -EINVAL;
+	}
 	o->run.shard_index = index;
 	o->run.shard_count = count;
 	return 0;
@@ -27,6 +30,7 @@ static int parse_choice(const char *option, const char *value, const char *const
 			struct error *err)
 {
 	_cleanup_free_ char *all = NULL;
+	const char *near;
 
 	if (!value)
 		return 0;
@@ -34,8 +38,11 @@ static int parse_choice(const char *option, const char *value, const char *const
 		if (str_eq(choices[i], value))
 			return 0;
 	all = strv_join((char *const *)choices, ", ");
-	return error_set(err, ERROR_USAGE, EINVAL, "--%s wants one of %s, not '%s'", option, all,
-			 value);
+	error_set(err, ERROR_USAGE, EINVAL, "--%s wants one of %s, not '%s'", option, all, value);
+	near = nearest_name(value, choices);
+	if (near)
+		error_hint(err, "did you mean '%s'?", near);
+	return -EINVAL;
 }
 
 static int parse_choices(struct run_command_opts *o, struct error *err)

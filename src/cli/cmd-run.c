@@ -55,6 +55,8 @@ static const struct option_spec run_options[] = {
 	{NULL},
 };
 
+static const char *const unbuilt[] = {"interactive", "i", "keep", NULL};
+
 static int fiber(void *userdata)
 {
 	struct run_command_opts *o = userdata;
@@ -115,6 +117,7 @@ const struct command command_run_tests = {
 	       "4: nothing to run.++\n"
 	       "130: interrupted.\n",
 	.options = run_options,
+	.unbuilt = unbuilt,
 	.opts_size = sizeof(struct run_command_opts),
 	.done = run_command_done,
 	.run = run,

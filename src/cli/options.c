@@ -67,13 +67,15 @@ static int option_store(const struct option_spec *o, const char *value, void *op
 	case OPTION_PARAM:
 		return set_param(target, value, err);
 	}
-	if (r < 0)
-		return error_set(err, ERROR_USAGE, EINVAL, "--%s wants %s, not '%s'", o->name,
-				 o->type == OPTION_SIZE	 ? "a size such as 10G"
-				 : o->type == OPTION_INT ? "a number from 1"
-							 : "a number",
-				 value);
-	return 0;
+	if (r == 0)
+		return 0;
+	error_set(err, ERROR_USAGE, EINVAL, "--%s wants %s, not '%s'", o->name,
+		  o->type == OPTION_SIZE  ? "a size such as 10G"
+		  : o->type == OPTION_INT ? "a number from 1"
+					  : "a number",
+		  value);
+	error_hint(err, "--%s %s: %s", o->name, o->value, o->doc);
+	return -EINVAL;
 }
 
 static size_t option_count(const struct command *cmd)
@@ -92,6 +94,14 @@ static int unknown_option(const struct command *cmd, const char *word, struct er
 	_cleanup_free_ char *name = NULL;
 	const char *near;
 
+	name = xstrndup(word + strspn(word, "-"), strcspn(word + strspn(word, "-"), "="));
+	if (cmd->unbuilt && strv_contains((char *const *)cmd->unbuilt, name)) {
+		error_set(err, ERROR_USAGE, ENOSYS, "%s is not built yet", word);
+		error_hint(err,
+			   "it is in the specification; this version of Assay does not have it");
+		return -EINVAL;
+	}
+
 	if (word[0] != '-' || word[1] != '-' || word[2] == '\0') {
 		error_set(err, ERROR_USAGE, EINVAL, "unknown option '%s'", word);
 		error_hint(err, "'assay %s --help' lists the options", cmd->name);
@@ -100,7 +110,6 @@ static int unknown_option(const struct command *cmd, const char *word, struct er
 	for (size_t i = 0; i < n; i++)
 		names[i] = cmd->options[i].name;
 	names[n] = "help";
-	name = xstrndup(word + 2, strcspn(word + 2, "="));
 	near = nearest_name(name, names);
 	error_set(err, ERROR_USAGE, EINVAL, "unknown option '--%s'", name);
 	if (near)
@@ -162,8 +171,11 @@ int options_parse(const struct command *cmd, int argc, char **argv, void *opts, 
 			return 1;
 		if (val == ':') {
 			o = option_of_val(cmd, optopt);
-			return error_set(err, ERROR_USAGE, EINVAL, "--%s wants a value: %s",
-					 o ? o->name : "?", o && o->value ? o->value : "?");
+			error_set(err, ERROR_USAGE, EINVAL, "--%s wants a value: %s",
+				  o ? o->name : "?", o && o->value ? o->value : "?");
+			if (o)
+				error_hint(err, "--%s %s: %s", o->name, o->value, o->doc);
+			return -EINVAL;
 		}
 		if (val == '?') {
 			char letter[3] = {'-', (char)optopt, 0};
@@ -281,6 +293,22 @@ const struct command *command_find(const struct command *const *list, const char
 	return NULL;
 }
 
+/* In front of a command there are only these two. */
+static int unknown_global(const char *word)
+{
+	static const char *const names[] = {"--help", "--version", NULL};
+	const char *near = nearest_name(word, names);
+	struct error err = {};
+
+	error_set(&err, ERROR_USAGE, EINVAL, "unknown option '%s'", word);
+	if (near)
+		error_hint(&err, "did you mean '%s'?", near);
+	else
+		error_hint(&err, "options stand behind the command: assay run %s", word);
+	report_error(&err);
+	return 2;
+}
+
 static int unknown_command(const struct command *const *list, const char *prefix, const char *name)
 {
 	struct error err = {};
@@ -288,6 +316,15 @@ static int unknown_command(const struct command *const *list, const char *prefix
 	size_t n = 0;
 	const char *near;
 
+	if (list == commands && name[0] == '-')
+		return unknown_global(name);
+	if (list == commands && strv_contains((char *const *)commands_unbuilt, name)) {
+		error_set(&err, ERROR_USAGE, ENOSYS, "'assay %s' is not built yet", name);
+		error_hint(&err,
+			   "it is in the specification; this version of Assay does not have it");
+		report_error(&err);
+		return 2;
+	}
 	while (list[n])
 		n++;
 	names = xcalloc(n + 1, sizeof(*names));

@@ -44,9 +44,12 @@ struct command {
 	bool hidden;			  /* not in help, man pages, completions */
 	bool raw;			  /* run gets argv as it is; no parsing */
 	const struct command *const *sub; /* subcommands instead of run; NULL-terminated */
+	/* Long options that the design names and that this version does not have; may be NULL. */
+	const char *const *unbuilt;
 };
 
 extern const struct command *const commands[]; /* NULL-terminated; registry.c */
+extern const char *const commands_unbuilt[];   /* named by the design, not in this version */
 const struct command *command_find(const struct command *const *list, const char *name);
 
 /* Parses argv[1…] into opts and moves the rest to args. ERROR_USAGE with the nearest option. */

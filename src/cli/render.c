@@ -100,14 +100,40 @@ static void words(FILE *f, const struct option_spec *options)
 	fputs(" --help", f);
 }
 
-static void bash_choices(FILE *f, const struct command *cmd)
+/* name: of the command, with its parent's in front ("image build") and a blank at the end. */
+static void bash_choices(FILE *f, const struct command *cmd, const char *parent)
 {
 	for (const struct option_spec *o = cmd->options; o && o->name; o++)
 		if (o->choices)
 			fprintf(f,
-				"\t\t%s:--%s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); "
+				"\t\t%s%s:--%s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); "
 				"return;;\n",
-				cmd->name, o->name, o->choices);
+				parent, cmd->name, o->name, o->choices);
+	for (size_t k = 0; cmd->sub && cmd->sub[k]; k++) {
+		_cleanup_free_ char *name = xasprintf("%s/", cmd->name);
+
+		bash_choices(f, cmd->sub[k], name);
+	}
+}
+
+static void bash_command(FILE *f, const struct command *c, const char *parent)
+{
+	fprintf(f, "\t%s%s)\n", parent, c->name);
+	if (c->sub) {
+		fputs("\t\tCOMPREPLY=($(compgen -W \"", f);
+		for (size_t k = 0; c->sub[k]; k++)
+			fprintf(f, "%s ", c->sub[k]->name);
+		fputs("--help\" -- \"$cur\"));;\n", f);
+		for (size_t k = 0; c->sub[k]; k++) {
+			_cleanup_free_ char *name = xasprintf("%s/", c->name);
+
+			bash_command(f, c->sub[k], name);
+		}
+		return;
+	}
+	fputs("\t\t[[ $cur == -* ]] && COMPREPLY=($(compgen -W \"", f);
+	words(f, c->options);
+	fputs("\" -- \"$cur\"));;\n", f);
 }
 
 static void complete_bash(FILE *f)
@@ -120,28 +146,20 @@ static void complete_bash(FILE *f)
 	for (size_t i = 0; commands[i]; i++)
 		if (!commands[i]->hidden)
 			fprintf(f, "%s ", commands[i]->name);
-	fputs("\" -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase $cmd:$prev in\n", f);
+	fputs("\" -- \"$cur\"))\n\t\treturn\n\tfi\n\tif ((COMP_CWORD > 2)); then\n\t\tcase $cmd "
+	      "in\n",
+	      f);
+	for (size_t i = 0; commands[i]; i++)
+		if (commands[i]->sub)
+			fprintf(f, "\t\t%s) cmd+=/${COMP_WORDS[2]};;\n", commands[i]->name);
+	fputs("\t\tesac\n\tfi\n\tcase $cmd:$prev in\n", f);
 	for (size_t i = 0; commands[i]; i++)
 		if (!commands[i]->hidden)
-			bash_choices(f, commands[i]);
+			bash_choices(f, commands[i], "");
 	fputs("\tesac\n\tcase $cmd in\n", f);
-	for (size_t i = 0; commands[i]; i++) {
-		const struct command *c = commands[i];
-
-		if (c->hidden)
-			continue;
-		fprintf(f, "\t%s)\n", c->name);
-		if (c->sub) {
-			fputs("\t\tif ((COMP_CWORD == 2)); then\n\t\t\tCOMPREPLY=($(compgen -W \"",
-			      f);
-			for (size_t k = 0; c->sub[k]; k++)
-				fprintf(f, "%s ", c->sub[k]->name);
-			fputs("\" -- \"$cur\"))\n\t\t\treturn\n\t\tfi\n", f);
-		}
-		fputs("\t\t[[ $cur == -* ]] && COMPREPLY=($(compgen -W \"", f);
-		words(f, c->options);
-		fputs("\" -- \"$cur\"));;\n", f);
-	}
+	for (size_t i = 0; commands[i]; i++)
+		if (!commands[i]->hidden)
+			bash_command(f, commands[i], "");
 	fputs("\tesac\n}\ncomplete -o default -F _assay assay\n", f);
 }
 
@@ -154,6 +172,35 @@ static void zsh_quoted(FILE *f, const char *s)
 			fputc('\\', f);
 		fputc(*s, f);
 	}
+}
+
+static void zsh_arguments(FILE *f, const struct command *c, const char *indent)
+{
+	fputs(" _arguments", f);
+	for (const struct option_spec *o = c->options; o && o->name; o++) {
+		fprintf(f, " \\\n%s'--%s%s[", indent, o->name, o->value ? "=" : "");
+		zsh_quoted(f, o->doc);
+		fputs("]", f);
+		if (o->value)
+			fprintf(f, ":value:%s%s%s", o->choices ? "(" : "",
+				o->choices ? o->choices : "", o->choices ? ")" : "");
+		fputs("'", f);
+	}
+	fputs(" '*:file:_files'", f);
+}
+
+static void zsh_inner(FILE *f, const struct command *c)
+{
+	fputs("\n\t\tif ((CURRENT == 2)); then\n\t\t\tcompadd", f);
+	for (size_t k = 0; c->sub[k]; k++)
+		fprintf(f, " %s", c->sub[k]->name);
+	fputs("\n\t\t\treturn\n\t\tfi\n\t\tcase $words[2] in\n", f);
+	for (size_t k = 0; c->sub[k]; k++) {
+		fprintf(f, "\t\t%s) shift words; ((CURRENT--));", c->sub[k]->name);
+		zsh_arguments(f, c->sub[k], "\t\t\t");
+		fputs(";;\n", f);
+	}
+	fputs("\t\tesac", f);
 }
 
 static void complete_zsh(FILE *f)
@@ -176,20 +223,12 @@ static void complete_zsh(FILE *f)
 
 		if (c->hidden)
 			continue;
-		fprintf(f, "\t%s) shift words; ((CURRENT--)); _arguments", c->name);
-		for (const struct option_spec *o = c->options; o && o->name; o++) {
-			fprintf(f, " \\\n\t\t'--%s%s[", o->name, o->value ? "=" : "");
-			zsh_quoted(f, o->doc);
-			fputs("]", f);
-			if (o->value)
-				fprintf(f, ":value:%s%s%s", o->choices ? "(" : "",
-					o->choices ? o->choices : "", o->choices ? ")" : "");
-			fputs("'", f);
-		}
-		for (size_t k = 0; c->sub && c->sub[k]; k++)
-			fprintf(f, "%s%s", k ? " " : " \\\n\t\t'1:command:(", c->sub[k]->name);
-		fputs(c->sub ? ")'" : "", f);
-		fputs(" '*:file:_files';;\n", f);
+		fprintf(f, "\t%s) shift words; ((CURRENT--));", c->name);
+		if (c->sub)
+			zsh_inner(f, c);
+		else
+			zsh_arguments(f, c, "\t\t");
+		fputs(";;\n", f);
 	}
 	fputs("\tesac\n}\n_assay \"$@\"\n", f);
 }
@@ -203,6 +242,23 @@ static void fish_quoted(FILE *f, const char *s)
 		fputc(*s, f);
 	}
 	fputc('\'', f);
+}
+
+static void fish_options(FILE *f, const struct command *c, const char *seen)
+{
+	for (const struct option_spec *o = c->options; o && o->name; o++) {
+		fprintf(f, "complete -c assay -n '__fish_seen_subcommand_from %s' -l %s", seen,
+			o->name);
+		if (o->letter)
+			fprintf(f, " -s %c", o->letter);
+		if (o->value)
+			fputs(" -r", f);
+		if (o->choices)
+			fprintf(f, " -f -a '%s'", o->choices);
+		fputs(" -d ", f);
+		fish_quoted(f, o->doc);
+		fputc('\n', f);
+	}
 }
 
 static void complete_fish(FILE *f)
@@ -223,18 +279,12 @@ static void complete_fish(FILE *f)
 			fish_quoted(f, c->sub[k]->summary);
 			fputc('\n', f);
 		}
-		for (const struct option_spec *o = c->options; o && o->name; o++) {
-			fprintf(f, "complete -c assay -n '__fish_seen_subcommand_from %s' -l %s",
-				c->name, o->name);
-			if (o->letter)
-				fprintf(f, " -s %c", o->letter);
-			if (o->value)
-				fputs(" -r", f);
-			if (o->choices)
-				fprintf(f, " -f -a '%s'", o->choices);
-			fputs(" -d ", f);
-			fish_quoted(f, o->doc);
-			fputc('\n', f);
+		fish_options(f, c, c->name);
+		for (size_t k = 0; c->sub && c->sub[k]; k++) {
+			_cleanup_free_ char *both = xasprintf(
+				"%s; and __fish_seen_subcommand_from %s", c->name, c->sub[k]->name);
+
+			fish_options(f, c->sub[k], both);
 		}
 	}
 }

@@ -217,7 +217,8 @@ void raise_unsupported(lua_State *L, const char *name)
 
 	(void)snprintf(message, sizeof(message), "%s is not built yet", name);
 	luaL_checkstack(L, 20, NULL);
-	push_error(L, ERROR_UNSUPPORTED, message, NULL, NULL);
+	push_error(L, ERROR_UNSUPPORTED, message,
+		   "it is in the specification; this version of Assay does not have it", NULL);
 	lua_error(L);
 	abort();
 }

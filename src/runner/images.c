@@ -227,7 +227,9 @@ static void settle(struct run *run, struct image_need *n, int r, const struct er
 	n->state = r < 0 ? NEED_FAILED : NEED_READY;
 	if (r < 0) {
 		n->err = xmemdup(err, sizeof(*err));
-		error_prefix(n->err, "image '%s'", need_name(n));
+		/* "image 'x': image 'x' does not exist" */
+		if (!strstr(n->err->message, need_name(n)))
+			error_prefix(n->err, "image '%s'", need_name(n));
 	}
 	waiters_wake_all(&run->changed);
 }
@@ -278,20 +280,30 @@ int images_ready(const struct job *job, struct error *err)
 	return 1;
 }
 
+int images_check_name(const char *name, struct error *err)
+{
+	const char *nearest;
+
+	if (strchr(name, '/') || image_name_is_known(name))
+		return 0;
+	error_set(err, ERROR_USAGE, ENOENT, "there is no image '%s'", name);
+	nearest = nearest_name(name, image_builtin_names());
+	if (nearest)
+		error_hint(err, "did you mean '%s'?", nearest);
+	else
+		error_hint(err, "'assay image list' has the names; a disk is given by a path with "
+				"a '/'");
+	return -ENOENT;
+}
+
 int images_check(const struct image_need *need, struct error *err)
 {
-	const char *from = need->recipe.spec.from;
+	int r = 0;
 
 	/* A declared one is known by its own need. */
-	if (!need->is_derived_from_declared && !strchr(from, '/') && !image_name_is_known(from)) {
-		const char *nearest = nearest_name(from, image_builtin_names());
-		int r = error_set(err, ERROR_USAGE, ENOENT, "there is no image '%s'", from);
-
-		if (nearest)
-			error_hint(err, "did you mean '%s'?", nearest);
-		return r;
-	}
-	return image_spec_check(&need->recipe.spec, err);
+	if (!need->is_derived_from_declared)
+		r = images_check_name(need->recipe.spec.from, err);
+	return r < 0 ? r : image_spec_check(&need->recipe.spec, err);
 }
 
 void images_stop(struct run *run)

@@ -139,6 +139,8 @@ json_t *plan_override_machine(const struct run_opts *opts, json_t *machine);
 char *plan_test_id(json_t *group, json_t *test);
 /* Does its backend boot images, and is there one to find or build? */
 bool machine_needs_image(json_t *machine);
+/* Why nothing is to be run; ERROR_USAGE. (explain.c) */
+void explain_nothing(const struct run *run, struct error *err);
 /* What kind of isolation counts for a test. */
 const char *plan_isolation(const struct run_opts *opts, json_t *suite, json_t *test);
 void job_done(struct job *job);
@@ -162,6 +164,8 @@ int images_note(struct run *run, struct job *job, struct error *err);
 void images_start(struct run *run);
 /* 1: all there; 0: not yet; -errno: one cannot be had. */
 int images_ready(const struct job *job, struct error *err);
+/* Is it an image's name that is known without a file's declarations, or a path? ERROR_USAGE. */
+int images_check_name(const char *name, struct error *err);
 /* Can it be had at all, as far as is known without building? */
 int images_check(const struct image_need *need, struct error *err);
 /* Cancels builds, lets go of images. */

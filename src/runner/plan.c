@@ -66,6 +66,37 @@ static int add_folder(struct run *run, const char *dir, unsigned depth, struct e
 	return r;
 }
 
+/* What else is in the folder and looks like it, be it without ".lua". */
+static void hint_path(const char *path, struct error *err)
+{
+	_cleanup_free_ char *dir = path_dirname(path), *near_path = NULL;
+	_cleanup_free_ char *lua = xasprintf("%s.lua", path_basename(path));
+	_cleanup_free_ const char **candidates = NULL;
+	struct dirent **names;
+	const char *near;
+	int n = scandir(dir, &names, visible, alphasort);
+
+	if (n < 0) {
+		error_hint(err, "there is no folder '%s' either", dir);
+		return;
+	}
+	candidates = xcalloc((size_t)n + 1, sizeof(*candidates));
+	for (int i = 0; i < n; i++)
+		candidates[i] = names[i]->d_name;
+	near = strv_contains((char *const *)candidates, lua)
+		       ? lua
+		       : nearest_name(path_basename(path), candidates) ?: nearest_name(lua, candidates);
+	if (near) {
+		near_path = str_eq(dir, ".") ? xstrdup(near) : path_join(dir, near);
+		error_hint(err, "did you mean '%s'?", near_path);
+	} else {
+		error_hint(err, "test files end in .lua; 'assay list' shows those in tests/");
+	}
+	for (int i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
 static int add_path(struct run *run, const char *given, struct error *err)
 {
 	_cleanup_free_ char *path = xstrdup(given);
@@ -78,12 +109,7 @@ static int add_path(struct run *run, const char *given, struct error *err)
 		return add_folder(run, path, 0, err);
 	if (!path_exists(path)) {
 		r = error_set(err, ERROR_USAGE, ENOENT, "there is no file or folder '%s'", given);
-		if (!str_ends(given, ".lua")) {
-			_cleanup_free_ char *lua = xasprintf("%s.lua", given);
-
-			if (path_exists(lua))
-				error_hint(err, "did you mean '%s'?", lua);
-		}
+		hint_path(path, err);
 		return r;
 	}
 	if (!str_ends(path, ".lua")) {

@@ -481,26 +481,6 @@ static int prepare(struct run *run, struct error *err)
 	return r;
 }
 
-static void explain_nothing(struct run *run)
-{
-	struct error err = {};
-	size_t declared = 0;
-
-	for (size_t i = 0; i < run->n_files; i++)
-		declared += run->files[i].n_tests;
-	if (run->opts->rerun_failed)
-		error_set(&err, ERROR_USAGE, ENOENT, "nothing to run: all passed in the last run");
-	else if (declared)
-		error_set(&err, ERROR_USAGE, ENOENT,
-			  "nothing to run: none of %zu tests is selected", declared);
-	else
-		error_set(&err, ERROR_USAGE, ENOENT, "nothing to run: %zu files declare no tests",
-			  run->n_files);
-	if (declared && !run->opts->rerun_failed)
-		error_hint(&err, "assay list shows their names and tags; slow tests need --slow");
-	emit_error(run, &err);
-}
-
 static int run_all(struct run *run, struct error *err)
 {
 	int status, r;
@@ -515,7 +495,10 @@ static int run_all(struct run *run, struct error *err)
 		emit_plan(run);
 		schedule_run(run);
 	} else if (status == EXIT_NOTHING) {
-		explain_nothing(run);
+		struct error why = {};
+
+		explain_nothing(run, &why);
+		emit_error(run, &why);
 	}
 	if (run->interrupted)
 		error_clear(err);

@@ -428,13 +428,42 @@ static void shuffle(struct run *run)
 	}
 }
 
+/* --image and --backend name something that there is: known before anything is started, as it is
+ * the command line's mistake and no test's. */
+static int check_options(const struct run *run, struct error *err)
+{
+	_cleanup_free_ char *backend = NULL, *image = NULL;
+	const struct backend_ops *ops;
+	bool override;
+	int r = 0;
+
+	if (run->opts->backend) {
+		backend = parse_override(run->opts->backend, &override);
+		r = backend_find(backend, &ops, err);
+		if (r < 0)
+			error_prefix(err, "--backend");
+	}
+	if (r == 0 && run->opts->image) {
+		image = parse_override(run->opts->image, &override);
+		for (size_t i = 0; i < run->n_files; i++)
+			if (json_object_get(json_object_get(run->files[i].decl, "images"), image))
+				return 0;
+		r = images_check_name(image, err);
+		if (r < 0)
+			error_prefix(err, "--image");
+	}
+	return r;
+}
+
 int plan_select(struct run *run, struct error *err)
 {
 	struct selection s = {.run = run};
 	unsigned repeats = (unsigned)MAX(run->opts->repeat, 1);
 	int r;
 
-	r = filter_new(run->opts, &s.filter, err);
+	r = check_options(run, err);
+	if (r == 0)
+		r = filter_new(run->opts, &s.filter, err);
 	for (unsigned n = 1; n <= repeats && r == 0; n++) {
 		s.repeat = repeats > 1 ? n : 0;
 		s.n_seen = 0;

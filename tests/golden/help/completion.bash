@@ -6,6 +6,12 @@ _assay() {
 		COMPREPLY=($(compgen -W "run list check image cache doctor doc help " -- "$cur"))
 		return
 	fi
+	if ((COMP_CWORD > 2)); then
+		case $cmd in
+		image) cmd+=/${COMP_WORDS[2]};;
+		cache) cmd+=/${COMP_WORDS[2]};;
+		esac
+	fi
 	case $cmd:$prev in
 		run:--backend) COMPREPLY=($(compgen -W "qemu fake" -- "$cur")); return;;
 		run:--image) COMPREPLY=($(compgen -W "tiny debian-12 debian-13" -- "$cur")); return;;
@@ -23,17 +29,25 @@ _assay() {
 	check)
 		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --filter --tag --slow --shard --shuffle --rerun-failed --param --json --help" -- "$cur"));;
 	image)
-		if ((COMP_CWORD == 2)); then
-			COMPREPLY=($(compgen -W "build list show rm import export " -- "$cur"))
-			return
-		fi
+		COMPREPLY=($(compgen -W "build list show rm import export --help" -- "$cur"));;
+	image/build)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --package --run --size --name --rebuild --help" -- "$cur"));;
+	image/list)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --json --help" -- "$cur"));;
+	image/show)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --json --help" -- "$cur"));;
+	image/rm)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --help" -- "$cur"));;
+	image/import)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --initrd --help" -- "$cur"));;
+	image/export)
 		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --help" -- "$cur"));;
 	cache)
-		if ((COMP_CWORD == 2)); then
-			COMPREPLY=($(compgen -W "list prune " -- "$cur"))
-			return
-		fi
-		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --help" -- "$cur"));;
+		COMPREPLY=($(compgen -W "list prune --help" -- "$cur"));;
+	cache/list)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --json --help" -- "$cur"));;
+	cache/prune)
+		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --max-size --help" -- "$cur"));;
 	doctor)
 		[[ $cur == -* ]] && COMPREPLY=($(compgen -W " --json --help" -- "$cur"));;
 	doc)

@@ -63,10 +63,38 @@ _assay() {
 		'--rerun-failed[only tests that did not pass in the last run]' \
 		'--param=[a parameter for the tests\: params.K is "V"]:value:' \
 		'--json[print JSON]' '*:file:_files';;
-	image) shift words; ((CURRENT--)); _arguments \
-		'1:command:(build list show rm import export)' '*:file:_files';;
-	cache) shift words; ((CURRENT--)); _arguments \
-		'1:command:(list prune)' '*:file:_files';;
+	image) shift words; ((CURRENT--));
+		if ((CURRENT == 2)); then
+			compadd build list show rm import export
+			return
+		fi
+		case $words[2] in
+		build) shift words; ((CURRENT--)); _arguments \
+			'--package=[install this package on top (several allowed)]:value:' \
+			'--run=[run this shell script in the new root]:value:' \
+			'--size=[size of a machine'\''s disk (8G)]:value:' \
+			'--name=[name of the derived image]:value:' \
+			'--rebuild[build anew even if it is there]' '*:file:_files';;
+		list) shift words; ((CURRENT--)); _arguments \
+			'--json[print JSON]' '*:file:_files';;
+		show) shift words; ((CURRENT--)); _arguments \
+			'--json[print JSON]' '*:file:_files';;
+		rm) shift words; ((CURRENT--)); _arguments '*:file:_files';;
+		import) shift words; ((CURRENT--)); _arguments \
+			'--initrd=[PATH is a kernel and this its initramfs]:value:' '*:file:_files';;
+		export) shift words; ((CURRENT--)); _arguments '*:file:_files';;
+		esac;;
+	cache) shift words; ((CURRENT--));
+		if ((CURRENT == 2)); then
+			compadd list prune
+			return
+		fi
+		case $words[2] in
+		list) shift words; ((CURRENT--)); _arguments \
+			'--json[print JSON]' '*:file:_files';;
+		prune) shift words; ((CURRENT--)); _arguments \
+			'--max-size=[what may stay (20G)]:value:' '*:file:_files';;
+		esac;;
 	doctor) shift words; ((CURRENT--)); _arguments \
 		'--json[print JSON]' '*:file:_files';;
 	doc) shift words; ((CURRENT--)); _arguments \

@@ -61,6 +61,9 @@ static void finds_typing_errors(void **state)
 	assert_string_equal(nearest_name("wait_for_units", names), "wait_for_unit");
 	assert_null(nearest_name("disk", names));
 	assert_null(nearest_name("xy", names)); /* two of two letters are no typing error */
+	assert_null(nearest_name("keep", (const char *const[]){"seed", NULL})); /* half of it */
+	assert_string_equal(nearest_name("tets", (const char *const[]){"test", NULL}), "test");
+	assert_null(nearest_name("wait_for", names));
 	assert_null(nearest_name("", names));
 	assert_null(nearest_name("memory", NULL));
 	/* An exact one wins over a near one. */

@@ -121,6 +121,26 @@ static void test_help_is_a_result(void **state)
 	assert_int_equal(parse(&o, args, &n, NULL, "-f", "--help", NULL), 1);
 }
 
+/* What is not built yet is said so, and is not there. */
+static void test_unbuilt(void **state)
+{
+	static const char *const unbuilt[] = {"later", "l", NULL};
+	const struct command c = {.name = "try", .args = "", .options = specs, .unbuilt = unbuilt};
+	char *argv[] = {(char *)"try", (char *)"--later", NULL}, *args[3];
+	struct error err = {};
+	struct opts o = {};
+	int n;
+
+	assert_int_equal(options_parse(&c, 2, argv, &o, &n, args, &err), -EINVAL);
+	assert_string_equal(err.message, "--later is not built yet");
+	for (size_t i = 0; commands_unbuilt[i]; i++)
+		assert_null(command_find(commands, commands_unbuilt[i]));
+	for (size_t i = 0; commands[i]; i++)
+		for (const struct option_spec *s = commands[i]->options; s && s->name; s++)
+			assert_false(commands[i]->unbuilt &&
+				     strv_contains((char *const *)commands[i]->unbuilt, s->name));
+}
+
 /* Each option of each real command has what help, man page and completions need. */
 static void check_command(const struct command *c)
 {
@@ -150,10 +170,9 @@ static void test_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),
-		cmocka_unit_test(test_mistakes),
-		cmocka_unit_test(test_help_is_a_result),
-		cmocka_unit_test(test_tables),
+		cmocka_unit_test(test_values),		 cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_help_is_a_result), cmocka_unit_test(test_tables),
+		cmocka_unit_test(test_unbuilt),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
