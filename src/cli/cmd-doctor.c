@@ -37,6 +37,22 @@ static void check_backend(struct finding *f, const char *name)
 	snprintf(f->fix, sizeof(f->fix), "%s", err.hint);
 }
 
+/* Without KVM tests pass all the same, only later. */
+static void accel_fix(struct finding *f)
+{
+	const char *fix = "nothing needs to be done, tests are only slower; a host whose /dev/kvm "
+			  "works runs them at native speed";
+
+	if (access("/dev/kvm", F_OK) < 0)
+		fix = "switch virtualisation on in the firmware (in a virtual machine: nested "
+		      "virtualisation) and load kvm_intel or kvm_amd; in a container, pass the "
+		      "device /dev/kvm on";
+	else if (access("/dev/kvm", R_OK | W_OK) < 0)
+		fix = "add yourself to the group that owns /dev/kvm (adduser USER kvm) and log in "
+		      "again";
+	snprintf(f->fix, sizeof(f->fix), "%s", fix);
+}
+
 static void check_accel(struct finding *f)
 {
 	struct accel_verdict v = {};
@@ -50,6 +66,8 @@ static void check_accel(struct finding *f)
 		return;
 	}
 	f->state = v.kvm ? GOOD : LESS;
+	if (!v.kvm)
+		accel_fix(f);
 	snprintf(f->found, sizeof(f->found), "%s: %s (time-outs × %g)", v.kvm ? "KVM" : "TCG",
 		 v.reason, v.timeout_scale);
 }
@@ -101,13 +119,19 @@ static void check_cache(struct finding *f)
 	snprintf(f->found, sizeof(f->found), "%s", dir);
 }
 
+/* Behind the mark and the name. */
+#define FOUND_COLUMN 22
+
 static void print_finding(const struct finding *f)
 {
 	static const char *const marks[] = {[GOOD] = "ok  ", [LESS] = "less", [BAD] = "FAIL"};
 
-	printf("%s  %-14s  %s\n", marks[f->state], f->what, f->found);
-	if (f->fix[0])
-		printf("                      fix: %s\n", f->fix);
+	printf("%s  %-14s  ", marks[f->state], f->what);
+	print_wrapped(stdout, f->found, FOUND_COLUMN);
+	if (f->state == GOOD || !f->fix[0])
+		return;
+	printf("%*sfix: ", FOUND_COLUMN, "");
+	print_wrapped(stdout, f->fix, FOUND_COLUMN + 5);
 }
 
 static json_t *finding_json(const struct finding *f)

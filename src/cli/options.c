@@ -201,7 +201,7 @@ int options_parse(const struct command *cmd, int argc, char **argv, void *opts, 
 #define HELP_COLUMN 30
 #define HELP_WIDTH  96
 
-static void print_wrapped(FILE *f, const char *text, int column)
+void print_wrapped(FILE *f, const char *text, int column)
 {
 	int at = column;
 

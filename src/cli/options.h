@@ -55,6 +55,8 @@ const struct command *command_find(const struct command *const *list, const char
 /* Parses argv[1…] into opts and moves the rest to args. ERROR_USAGE with the nearest option. */
 int options_parse(const struct command *cmd, int argc, char **argv, void *opts, int *ret_n_args,
 		  char **ret_args, struct error *err);
+/* The words of text in lines of at most 96 columns; all but the first begin in this column. */
+void print_wrapped(FILE *f, const char *text, int column);
 /* `prefix` is "assay" or "assay image". */
 void options_print_help(const struct command *cmd, const char *prefix, FILE *f);
 void options_print_overview(FILE *f);
