@@ -2,6 +2,7 @@
 /* `assay ns-init`: the process between runner and worker that leaves nothing behind. */
 #include "runner/run.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -39,6 +40,10 @@
  *
  * Plain system calls and no event loop: this runs once for each test, and must be cheap.
  */
+
+/* How long to wait for the next of those that were sent a SIGKILL; less than the runner's patience.
+ */
+#define LEFTOVERS_SECONDS 3
 
 static const int forwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT};
 
@@ -110,34 +115,98 @@ static _noreturn_ void die_like(int status)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
 
-/* Kills our children until there are none; those of a dead child come to us (subreaper). */
+/* Kills those that the kernel lists as our children; returns how many. */
+static unsigned kill_listed_children(void)
+{
+	char path[64], line[4096];
+	unsigned killed = 0;
+	ssize_t n = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, line, sizeof(line) - 1);
+		close(fd);
+	}
+	line[MAX(n, 0)] = '\0';
+	for (char *p = line, *end; *p; p = end) {
+		long pid = strtol(p, &end, 10);
+
+		if (end == p)
+			break;
+		/* Cut off at the end of the buffer, a number is another process's. */
+		if (*end && pid > 1 && kill((pid_t)pid, SIGKILL) == 0)
+			killed++;
+	}
+	return killed;
+}
+
+/* The parent of a process; -1 if that cannot be known. */
+static pid_t parent_of(const char *pid)
+{
+	char path[300], text[512];
+	int fd, parent = -1;
+	const char *p;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[MAX(n, 0)] = '\0';
+	/* The name, in parentheses, may have any character in it. */
+	p = strrchr(text, ')');
+	return p && sscanf(p + 1, " %*c %d", &parent) == 1 ? parent : -1;
+}
+
+/* The same for a kernel without that list (CONFIG_PROC_CHILDREN). False if there is no /proc. */
+static bool kill_found_children(void)
+{
+	DIR *dir = opendir("/proc");
+	bool found_self = false;
+	struct dirent *d;
+
+	while (dir && (d = readdir(dir))) {
+		pid_t pid = (pid_t)strtol(d->d_name, NULL, 10);
+
+		if (pid <= 1)
+			continue;
+		found_self |= pid == getpid();
+		if (parent_of(d->d_name) == getpid())
+			kill(pid, SIGKILL);
+	}
+	if (dir)
+		closedir(dir);
+	return found_self;
+}
+
+/* Kills our children until there are none; those of a dead child come to us (subreaper). SIGCHLD is
+ * blocked. */
 static void kill_everything_below(void)
 {
-	for (;;) {
-		char path[64], line[4096];
-		ssize_t n = -1;
-		int fd;
+	const struct timespec patience = {.tv_sec = LEFTOVERS_SECONDS};
+	bool can_see = true;
+	sigset_t chld;
 
-		snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd >= 0) {
-			n = read(fd, line, sizeof(line) - 1);
-			close(fd);
-		}
-		line[MAX(n, 0)] = '\0';
-		for (char *p = line, *end; *p; p = end) {
-			long pid = strtol(p, &end, 10);
+	sigemptyset(&chld);
+	sigaddset(&chld, SIGCHLD);
+	do {
+		pid_t pid;
 
-			if (end == p)
-				break;
-			/* Cut off at the end of the buffer, a number is another process's. */
-			if (*end && pid > 1)
-				kill((pid_t)pid, SIGKILL);
-		}
-		/* Blocks until one of them is gone; orphans have arrived by then. */
-		if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
-			return;
-	}
+		if (kill_listed_children() == 0)
+			can_see = kill_found_children();
+		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+			;
+		if (pid < 0)
+			return; /* there are none */
+				/* When one of them is gone, its orphans have arrived here. */
+	} while (sigtimedwait(&chld, NULL, &patience) >= 0 || errno == EINTR);
+	fprintf(stderr, "processes that this test has left behind still run: %s\n",
+		can_see ? "they do not end, even by SIGKILL, or belong to another user"
+			: "/proc cannot be read, so they cannot be found");
 }
 
 /* --- waiting ------------------------------------------------------------------------------ */
@@ -315,7 +384,7 @@ static int run_nopid(const struct ns_options *o)
 		return complain("cannot start the worker");
 	close(3);
 	ended = supervise(sigfd, -1, worker, &status);
-	/* By its number, which is still its own: /proc may not be ours to read. */
+	/* By its number, which is still its own, whatever /proc shows. */
 	if (!ended)
 		kill(worker, SIGKILL);
 	kill_everything_below();

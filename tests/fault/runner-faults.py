@@ -274,6 +274,28 @@ class Fault(unittest.TestCase):
                 left = {p.name for p in pathlib.Path(self.folder).rglob("*") if p.is_file()}
                 self.assertEqual(left - {"a.lua", "events.jsonl", "console-m.log"}, set())
 
+    def test_left_behind(self):
+        """What a worker leaves behind goes, also where the kernel has no list of children."""
+        hide = 'mount -t tmpfs tmpfs "/proc/$$/task"; '
+        inside = ["unshare", "--mount", "--propagation", "private", "sh", "-ec"]
+        for name, script in (("list", ""), ("no list", hide)):
+            with self.subTest(name):
+                if script and subprocess.run([*inside, script], capture_output=True,
+                                             check=False).returncode != 0:
+                    self.skipTest("needs a mount namespace")
+                # The shell becomes ns-init, with a child already.
+                script += 'sleep 300 & exec "$0" ns-init nopid -- assay --version'
+                process = subprocess.Popen([*(inside if name == "no list" else ["sh", "-ec"]), script,
+                                            ASSAY], env=self.env, stdin=subprocess.DEVNULL, text=True,
+                                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                try:
+                    output, _ = process.communicate(timeout=20)
+                finally:
+                    for pid, _ in processes_with(self.word):
+                        os.kill(pid, signal.SIGKILL)
+                self.assertEqual(process.returncode, 0, output)
+                self.assertRegex(output, r"^assay \S+\n$")
+
     def test_ns_init_killed(self):
         """Nor when it is the process between that dies."""
         self.write(FAKE + 'test("a", function() sleep(60) end)\n')
