@@ -278,6 +278,10 @@ struct group *group_find(struct script *s, const char *name);
 void group_free(struct group *g);
 struct handle *handle_find(struct group *g, const char *name);
 void check_source(struct script *s); /* check.c */
+/* Notes what is not of the script's own making; before the file is evaluated. May raise. */
+void digest_open(lua_State *L);
+/* Adds "digest" and "uses" to each setup's declaration; -ENOMEM. */
+int digest_setups(struct script *s);
 
 /* What a command's options are (command.c), shared with spawn, wait_until_…. */
 struct command_options {

@@ -125,6 +125,7 @@ static int open_state(lua_State *L)
 	lua_pop(L, 1);
 	sandbox_open(L);
 	bindings_open(L);
+	digest_open(L);
 	load->r = load_file(L, load->script->path, load->err);
 	return load->r < 0 ? 0 : 1;
 }
@@ -231,6 +232,10 @@ int script_load(const struct script_opts *opts, struct script **ret, struct erro
 		r = error_set(err, ERROR_USAGE, ENOENT, "%s declares no test", s->path);
 		error_hint(err, "test(\"does something\", function() … end) declares one");
 	}
+	if (r == 0 && digest_setups(s) < 0)
+		r = error_set(err, ERROR_USAGE, ENOMEM,
+			      "%s: the script needs more memory than its limit of %zu MiB", s->path,
+			      s->memory_limit / (size_t)MIB);
 	if (r < 0)
 		goto fail;
 	s->phase = PHASE_IDLE;
@@ -280,15 +285,17 @@ void script_free(struct script *s)
 
 static json_t *group_json(const struct group *g)
 {
-	json_t *machines = json_array(), *tests = json_array();
+	json_t *machines = json_array(), *tests = json_array(), *lines = json_array();
 
-	for (size_t i = 0; i < g->n_machines; i++)
+	for (size_t i = 0; i < g->n_machines; i++) {
 		json_array_append(machines, g->machines[i]->spec);
+		json_array_append_new(lines, json_integer(g->machines[i]->line));
+	}
 	for (size_t i = 0; i < g->n_tests; i++)
 		json_array_append(tests, g->tests[i].json);
-	return json_pack("{s:s, s:o, s:O?, s:b, s:o}", "name", g->name, "machines", machines,
-			 "setup", g->setup, "teardown", g->teardown_ref != LUA_NOREF, "tests",
-			 tests);
+	return json_pack("{s:s, s:o, s:o, s:O?, s:b, s:o}", "name", g->name, "machines", machines,
+			 "machine_lines", lines, "setup", g->setup, "teardown",
+			 g->teardown_ref != LUA_NOREF, "tests", tests);
 }
 
 json_t *script_declarations(struct script *s)

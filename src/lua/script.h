@@ -18,10 +18,15 @@
  *	  "suite": { "name":, "timeout_ms":, "tags": [], "priority":, "slow":, "isolation": },
  *	  "images": { "<name>": { from, packages, files, run, size } },
  *	  "groups": [ { "name": "" (top level) | "…", "machines": [ {machine JSON} ],
- *	     "setup": { "line":, "cache": } | null, "teardown": true,
+ *	     "machine_lines": [ of each ],
+ *	     "setup": { "line":, "cache":, "digest":, "uses": [] } | null, "teardown": true,
  *	     "tests": [ { "name":, "kind": "test"|"bench", "line":, "timeout_ms":, "tags": [],
  *	                  "slow":, "isolation":, "needs": [], "retries":, "xfail":, "runs":,
  *	                  "warmup":, "cold": } ] } ] }
+ *
+ * A setup's "digest" is that of its code and of all that it can reach (digest.c): it stays the same
+ * when tests are edited. "uses" says what else its result may depend on: "files" (of the host),
+ * "host", "random" (the seed).
  *
  * Absent options are absent keys, so that the command line can fill them in. A test's id is
  * "<group>/<name>" or "<name>" at top level.
@@ -73,6 +78,12 @@ int script_call_test(struct script *s, const char *group, const char *test, json
 int script_call_teardown(struct script *s, const char *group, struct script_failure *ret);
 /* Kills what m:spawn() left running in the guests, cancels fibers of the test. */
 void script_end_test(struct script *s);
+
+/* The values of all variables that tests of the group can see, as digests: what script_call_setup()
+ * changes there is lost when tests run in another process. NULL: out of the script's memory. */
+json_t *script_visible_values(struct script *s, const char *group);
+/* What differs between two of them: a list of "local 'x'", "global 'y'". */
+json_t *script_values_changed(json_t *before, json_t *after);
 
 /* --- the one description of the API -------------------------------------------------------- */
 
