@@ -28,7 +28,7 @@ for dir in /*; do
 	mkdir "root$dir"
 	mount --rbind "$dir" "root$dir"
 done
-exec chroot root "$@"
+PATH=$PATH:/usr/sbin:/sbin exec chroot root "$@"
 """
 
 
