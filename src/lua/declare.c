@@ -72,6 +72,27 @@ static struct script *declaring(lua_State *L, const char *what)
 	return s;
 }
 
+/* The name of a group or test at 1: not empty, and UTF-8, as reports and -k are. */
+static const char *check_name(lua_State *L, const char *what)
+{
+	size_t len;
+	const char *name = check_text(L, 1, what, "the name", &len);
+	json_t *text;
+
+	if (!*name)
+		raise_usage(L, NULL, "%s: the name is empty", what);
+	text = json_stringn(name, len); /* which takes nothing but UTF-8 */
+	if (!text) {
+		text = json_text(name, len, 0);
+		lua_pushstring(L, json_string_value(text));
+		json_decref(text);
+		raise_usage(L, "save the file as UTF-8", "%s: the name '%s' is not UTF-8", what,
+			    lua_tostring(L, -1));
+	}
+	json_decref(text);
+	return name;
+}
+
 /* --- options ------------------------------------------------------------------------------------
  */
 
@@ -212,15 +233,13 @@ static int declare_suite(lua_State *L)
 static int declare_group(lua_State *L)
 {
 	struct script *s = declaring(L, "group");
-	const char *name = check_text(L, 1, "group", "the name", NULL);
+	const char *name = check_name(L, "group");
 	int status;
 
 	check_function(L, 2, "group", "the body");
 	if (s->declaring != s->groups[0])
 		raise_usage(L, NULL, "group '%s' is within group '%s': groups do not nest", name,
 			    s->declaring->name);
-	if (!*name)
-		raise_usage(L, NULL, "group: the name is empty");
 	if (group_find(s, name))
 		raise_usage(L, NULL, "there are two groups '%s'", name);
 	lua_settop(L, 2);
@@ -275,14 +294,12 @@ static int declare_teardown(lua_State *L)
 static int add_test(lua_State *L, const char *kind, const struct declared_option *options)
 {
 	struct script *s = declaring(L, kind);
-	const char *name = check_text(L, 1, kind, "the name", NULL);
+	const char *name = check_name(L, kind);
 	bool has_options = !lua_isfunction(L, 2) && lua_gettop(L) >= 3;
 	struct group *g = s->declaring;
 	struct call *c;
 	int ref;
 
-	if (!*name)
-		raise_usage(L, NULL, "%s: the name is empty", kind);
 	check_function(L, has_options ? 3 : 2, kind, "the body");
 	for (size_t i = 0; i < g->n_tests; i++)
 		if (str_eq(g->tests[i].name, name))

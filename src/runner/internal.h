@@ -56,6 +56,7 @@ struct job {
 	struct image_need **images;
 	size_t n_images;
 	struct error *refusal; /* decided while planning: not to be started; NULL: fine */
+	json_t *refusal_line;  /* of the machine that is refused; borrowed; NULL: the test's */
 	/* while it runs */
 	struct fiber *fiber;
 	bool is_over;

@@ -52,7 +52,7 @@ static void take_problems(const struct run *run, json_t *problems)
 	}
 }
 
-/* The same trouble of a group's tests once, at the first one's line. */
+/* The same trouble of a group's tests once: at the machine's line, or the first test's. */
 static void take_refusals(const struct run *run, json_t *problems)
 {
 	const char *last = NULL;
@@ -64,9 +64,28 @@ static void take_refusals(const struct run *run, json_t *problems)
 		if (!job->refusal || str_eq(job->refusal->message, last))
 			continue;
 		last = job->refusal->message;
-		add_problem(problems, t->file->path, json_object_get(t->decl, "line"),
+		add_problem(problems, t->file->path,
+			    job->refusal_line ? job->refusal_line
+					      : json_object_get(t->decl, "line"),
 			    job->refusal);
 	}
+}
+
+/* The line of the machine that names what the message quotes, else the test's. */
+static json_t *line_of_image(const struct test_case *t, const char *message)
+{
+	json_t *machines = json_object_get(t->group, "machines"), *m;
+	size_t i;
+
+	json_array_foreach(machines, i, m)
+	{
+		const char *image = json_string_value(json_object_get(m, "image"));
+		_cleanup_free_ char *quoted = xasprintf("'%s'", image ? image : "");
+
+		if (image && strstr(message, quoted))
+			return json_array_get(json_object_get(t->group, "machine_lines"), i);
+	}
+	return json_object_get(t->decl, "line");
 }
 
 /* Images that are named and that nobody knows. */
@@ -84,8 +103,7 @@ static void take_images(const struct run *run, json_t *problems)
 			    json_object_get(seen, err.message))
 				continue;
 			json_object_set_new(seen, err.message, json_true());
-			add_problem(problems, t->file->path, json_object_get(t->decl, "line"),
-				    &err);
+			add_problem(problems, t->file->path, line_of_image(t, err.message), &err);
 		}
 	}
 	json_decref(seen);

@@ -106,6 +106,7 @@ struct group_plan {
 	double scale;
 	const char *scale_reason;
 	struct error *refusal;
+	json_t *refusal_line; /* borrowed */
 };
 
 static void group_plan_done(struct group_plan *g)
@@ -211,8 +212,11 @@ static void plan_group(struct run *run, json_t *group, struct group_plan *g)
 		struct error err = {};
 
 		json_array_append_new(g->machines, m);
-		if (plan_machine(run, g, m, &err) < 0)
+		if (plan_machine(run, g, m, &err) < 0 && !g->refusal) {
 			refuse(g, &err);
+			g->refusal_line =
+				json_array_get(json_object_get(group, "machine_lines"), i);
+		}
 	}
 	fixed_scale(run->opts->timeout_scale, g);
 }
@@ -312,6 +316,7 @@ static void fill_job(struct run *run, struct job *job, const struct group_plan *
 	job->retries = plan_retries(run->opts, test);
 	if (g->refusal)
 		job->refusal = xmemdup(g->refusal, sizeof(*g->refusal));
+	job->refusal_line = g->refusal_line;
 	set_isolation(job, isolation, g);
 	job->dir = outdir_test_name(run, job->tests[0].file, id, repeat);
 	if (!job->refusal && images_note(run, job, &err) < 0)

@@ -1,0 +1,2 @@
+-- check, 2
+test("grüßt alle", function() end)
