@@ -75,7 +75,8 @@ FIBER_TEST(declarations_have_what_was_declared)
 	check(json_object_del(json_object_get(json_array_get(groups, 0), "setup"), "digest") == 0);
 	text = json_dumps(json_array_get(groups, 0), JSON_COMPACT | JSON_SORT_KEYS);
 	check_str(text,
-		  "{\"machines\":[{\"backend\":\"fake\",\"memory\":\"64M\",\"name\":\"m\"}],"
+		  "{\"machine_lines\":[3],\"machines\":[{\"backend\":\"fake\",\"memory\":\"64M\","
+		  "\"name\":\"m\"}],"
 		  "\"name\":\"\",\"setup\":{\"cache\":\"1d\",\"line\":4,\"uses\":[]},\"teardown\":"
 		  "true,"
 		  "\"tests\":[{\"kind\":\"test\",\"line\":6,\"name\":\"a\",\"needs\":[\"kvm\"],"
@@ -115,7 +116,7 @@ static const struct {
 	 "unknown method 'wait_for_untl' for machine", "2 | m:wait", "did you mean"},
 	{"group('g', function() group('h', print) end)", "groups do not nest", "1 | group", ""},
 	{"error('own words')", "t.lua:1: own words", "1 | error", ""},
-	{"error({ code = 1 })", "table: ", "", ""},
+	{"error({ code = 1 })", "error() was called with a table: { code = 1 }", "1 | error", ""},
 	{"skip('x')", "'skip' cannot be called while", "1 | skip", ""},
 	{"require 'nowhere.to.be'", "module 'nowhere.to.be' does not exist", "1 | require", "lib/"},
 	{"require '../../etc/passwd'", "does not exist", "", ""},
