@@ -117,48 +117,65 @@ static int make_machines(struct worker *w, struct error *err)
 	return 0;
 }
 
-struct start {
+/* Machines that start side by side. */
+struct starts {
 	struct worker *w;
+	size_t n_pending;
+	struct waiters ended;
+	struct error failed; /* the first */
+};
+
+struct start {
+	struct starts *all;
 	struct machine *machine;
 	struct fiber *fiber;
-	struct error err;
 };
 
 static int start_fiber(void *userdata)
 {
 	struct start *s = userdata;
+	struct starts *all = s->all;
+	struct error err = {};
+	int r;
 
-	return machine_start(s->machine, NULL, worker_scaled(s->w, BOOT_TIMEOUT_NS), &s->err);
+	r = machine_start(s->machine, NULL, worker_scaled(all->w, BOOT_TIMEOUT_NS), &err);
+	if (r < 0 && !error_is_set(&all->failed))
+		all->failed = err;
+	all->n_pending--;
+	waiters_wake_all(&all->ended);
+	return r;
 }
 
-/* All that shall be up, side by side; the first failure cancels the rest. */
+/* All that shall be up, side by side; the first failure, in time, cancels the rest. */
 static int start_machines(struct worker *w, struct error *err)
 {
 	struct start *starts = xcalloc(w->n_machines + 1, sizeof(*starts));
-	int result = 0;
+	struct starts all = {.w = w};
+	int r = 0;
 
 	for (size_t i = 0; i < w->n_machines; i++) {
-		starts[i] = (struct start){.w = w, .machine = w->machines[i].machine};
-		if (w->machines[i].spec->autostart)
-			fiber_start(w->machines[i].spec->name, start_fiber, &starts[i],
-				    &starts[i].fiber);
+		if (!w->machines[i].spec->autostart)
+			continue;
+		starts[i] = (struct start){.all = &all, .machine = w->machines[i].machine};
+		all.n_pending++;
+		fiber_start(w->machines[i].spec->name, start_fiber, &starts[i], &starts[i].fiber);
 	}
+	while (r == 0 && all.n_pending > 0 && !error_is_set(&all.failed))
+		r = fiber_wait(&all.ended, NS_FOREVER, "machines to start", err);
+	if (r == 0 && error_is_set(&all.failed))
+		r = error_propagate(err, &all.failed);
+	/* At once, and only then one after the other to their ends. */
+	for (size_t i = 0; i < w->n_machines; i++)
+		if (starts[i].fiber)
+			fiber_cancel(starts[i].fiber);
 	for (size_t i = 0; i < w->n_machines; i++) {
-		int r;
-
 		if (!starts[i].fiber)
 			continue;
-		r = result < 0 ? 0 : fiber_join(starts[i].fiber, NS_FOREVER, err);
-		if (r == 0 && result == 0 && fiber_result(starts[i].fiber) < 0)
-			r = error_propagate(err, &starts[i].err);
-		if (r < 0)
-			result = r;
-		if (result < 0)
-			fiber_stop(starts[i].fiber);
+		fiber_stop(starts[i].fiber);
 		fiber_unref(starts[i].fiber);
 	}
 	free(starts);
-	return result;
+	return r;
 }
 
 static int boot(struct worker *w, struct error *err)
@@ -253,10 +270,12 @@ static uint64_t test_timeout(json_t *test)
 	return ms > 0 ? (uint64_t)ms * NS_PER_MS : PHASE_TIMEOUT_NS;
 }
 
-/* One repetition of a bench: from power-off if it is cold; its duration is a sample. */
+/* One repetition of a bench: from power-off if it is cold; its duration is a sample, and the
+ * bench's time-out bounds it. */
 static int run_bench_once(struct worker *w, json_t *test, bool warmup, json_t *setup_value,
 			  struct script_failure *ret)
 {
+	struct phase phase;
 	uint64_t start;
 	int r;
 
@@ -265,9 +284,10 @@ static int run_bench_once(struct worker *w, json_t *test, bool warmup, json_t *s
 		if (r < 0)
 			return r;
 	}
-	worker_phase(w, warmup ? "warmup" : "run", worker_scaled(w, test_timeout(test)));
+	phase_enter(w, &phase, warmup ? "warmup" : "run", "repetition", test_timeout(test));
 	start = now_ns();
 	r = call_body(w, test, setup_value, ret);
+	phase_leave(&phase);
 	if (r == 0 && !warmup)
 		worker_emit(w, "metric",
 			    json_pack("{s:s, s:f, s:s, s:s}", "name", "duration", "value",
@@ -296,12 +316,13 @@ static void run_body(struct worker *w, json_t *test, json_t *setup_value, struct
 	struct phase phase;
 	int r;
 
-	phase_enter(w, &phase, "test", "test", test_timeout(test));
-	if (str_eq(json_string_value(json_object_get(test, "kind")), "bench"))
+	if (str_eq(json_string_value(json_object_get(test, "kind")), "bench")) {
 		r = run_bench(w, test, setup_value, &f);
-	else
+	} else {
+		phase_enter(w, &phase, "test", "test", test_timeout(test));
 		r = call_body(w, test, setup_value, &f);
-	phase_leave(&phase);
+		phase_leave(&phase);
+	}
 	if (r < 0)
 		outcome_fail(w, o, "test", &f);
 	script_failure_done(&f);

@@ -149,6 +149,27 @@ class Fault(unittest.TestCase):
         self.assertTrue('"events-dropped"' in events.read_text(encoding="utf-8")[-5000:])
         self.assertLess(usage.ru_maxrss, 140 << 10)  # KiB
 
+    def test_bench_timeout(self):
+        """It bounds each repetition, not all of them together."""
+        self.write('bench("a", { runs = 4, timeout = "1s" }, function() sleep(0.3) end)\n'
+                   'bench("b", { runs = 4, timeout = "0.5s" }, function() sleep(60) end)\n')
+        status, output = self.run_assay("a.lua")
+        self.assertEqual(status, 1, output)
+        self.assertIn("1 passed, 1 failed", output)
+        self.assertIn("the repetition's time-out of 0.5 s", output)
+
+    def test_start_fails_beside_others(self):
+        """The first machine that cannot start ends the wait for those that still boot."""
+        self.write('machine("a", { backend = "fake", memory = "64M", fake = { never_boot = true } })\n'
+                   'machine("b", { backend = "fake", memory = "64M", '
+                   'fake = { start_fails = "no room" } })\n'
+                   'test("t", function() end)\n')
+        begin = time.monotonic()
+        status, output = self.run_assay("a.lua")
+        self.assertEqual(status, 3, output)
+        self.assertIn("no room", output)
+        self.assertLess(time.monotonic() - begin, 10)
+
     # --- files -----------------------------------------------------------------------------------
 
     def test_declares_nothing(self):
