@@ -20,6 +20,8 @@ bool path_exists(const char *path);
 bool path_is_dir(const char *path);
 /* mkdir -p; 0 if it is there already, -ENOTDIR if something else is. */
 int path_make_dirs(const char *path, mode_t mode, struct error *err);
+/* A directory (0700) where anybody can be first, as in /tmp: -EPERM if it is not ours. */
+int path_make_private_dir(const char *path, struct error *err);
 /* rm -rf, does not follow links, does not cross into other mounts; 0 if absent. */
 int path_remove_tree(const char *path, struct error *err);
 char *path_join(const char *a, const char *b); /* b if it is absolute */
@@ -60,3 +62,10 @@ void sha256_update(struct sha256 *s, const void *data, size_t len);
 void sha256_update_str(struct sha256 *s, const char *str);
 void sha256_hex(struct sha256 *s, char ret[DIGEST_HEX_MAX]); /* finishes */
 int sha256_file(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);
+/* A file or folder: names, types, permission bits, contents, targets of links; not owners and
+ * times. ERROR_USAGE for what cannot be read or is a device, pipe or socket. */
+int sha256_update_tree(struct sha256 *s, const char *path, struct error *err);
+/* The same of what path points to; and a cheap one, which reads no contents: while that stays the
+ * same nobody has written there, when it changes the digest tells. */
+int path_digest(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);
+int path_stamp(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);

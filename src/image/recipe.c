@@ -3,11 +3,8 @@
 #include "image/internal.h"
 
 #include <ctype.h>
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/str.h"
 #include "image/scripts.h"
@@ -218,52 +215,6 @@ int image_spec_check(const struct image_spec *spec, struct error *err)
 
 /* ---- digest of a spec ------------------------------------------------------------------- */
 
-/* A host file or tree: names, types, permission bits, contents. Not owners and times. */
-static int digest_tree(struct sha256 *s, const char *path, struct error *err)
-{
-	struct dirent **names = NULL;
-	char text[DIGEST_HEX_MAX];
-	struct stat st;
-	int n, r = 0;
-
-	if (lstat(path, &st) < 0)
-		return error_set_errno(err, ERROR_USAGE, errno, "cannot read '%s'", path);
-	snprintf(text, sizeof(text), "%o", st.st_mode);
-	sha256_update_str(s, text);
-	if (S_ISREG(st.st_mode)) {
-		r = sha256_file(path, text, err);
-		if (r >= 0)
-			sha256_update_str(s, text);
-		return r;
-	}
-	if (S_ISLNK(st.st_mode)) {
-		char target[4096] = {};
-
-		if (readlink(path, target, sizeof(target) - 1) < 0)
-			return error_set_errno(err, ERROR_USAGE, errno, "cannot read '%s'", path);
-		sha256_update_str(s, target);
-		return 0;
-	}
-	if (!S_ISDIR(st.st_mode))
-		return error_set(err, ERROR_USAGE, EINVAL,
-				 "'%s' is neither a file nor a folder nor a link", path);
-	n = scandir(path, &names, NULL, alphasort);
-	if (n < 0)
-		return error_set_errno(err, ERROR_USAGE, errno, "cannot read '%s'", path);
-	for (int i = 0; i < n; i++) {
-		_cleanup_free_ char *child = path_join(path, names[i]->d_name);
-
-		if (r >= 0 && !str_eq(names[i]->d_name, ".") && !str_eq(names[i]->d_name, "..")) {
-			sha256_update_str(s, names[i]->d_name);
-			r = digest_tree(s, child, err);
-		}
-		free(names[i]);
-	}
-	free(names);
-	sha256_update_str(s, "/");
-	return r;
-}
-
 static int compare_files(const void *a, const void *b)
 {
 	return strcmp((*(const struct image_file *const *)a)->path,
@@ -292,7 +243,7 @@ static int digest_files(struct sha256 *s, const struct image_spec *spec, struct 
 			/* A link given as the source stands for what it points to. */
 			_cleanup_free_ char *real = realpath(f->from, NULL);
 
-			r = digest_tree(s, real ? real : f->from, err);
+			r = sha256_update_tree(s, real ? real : f->from, err);
 		} else {
 			sha256_update_str(s, "text");
 			sha256_update(s, f->data, f->len);

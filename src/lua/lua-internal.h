@@ -98,6 +98,7 @@ struct script {
 
 	struct source *sources;
 	struct process_handle *processes; /* started by m:spawn() */
+	json_t *files_read;		  /* of the host, by setup(): script_files_read() */
 	unsigned n_fibers;
 	int64_t next_id; /* ties start and end events together */
 };
@@ -282,6 +283,9 @@ void check_source(struct script *s); /* check.c */
 void digest_open(lua_State *L);
 /* Adds "digest" and "uses" to each setup's declaration; -ENOMEM. */
 int digest_setups(struct script *s);
+/* A host file or folder is about to be read; of interest while setup() runs. What cannot be read
+ * is the reader's to tell. */
+void note_file_read(struct script *s, const char *path);
 
 /* What a command's options are (command.c), shared with spawn, wait_until_…. */
 struct command_options {

@@ -102,6 +102,7 @@ static int copy_artifact(struct call *c, const char *from)
 
 	if (path_is_dir(path))
 		return error_set(&c->err, ERROR_USAGE, EISDIR, "artifact: '%s' is a folder", path);
+	note_file_read(c->script, path);
 	r = file_read(path, GIB, &c->buf, &c->err);
 	if (r < 0) {
 		c->err.kind = ERROR_USAGE;

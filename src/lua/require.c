@@ -54,6 +54,7 @@ int load_file(lua_State *L, const char *path, struct error *err)
 	char chunk[1024];
 	int r;
 
+	note_file_read(s, path);
 	r = file_read(path, FILE_MAX_BYTES, &text, err);
 	if (r < 0) {
 		if (err)

@@ -271,6 +271,7 @@ void script_free(struct script *s)
 	}
 	json_decref(s->params);
 	json_decref(s->setup_value);
+	json_decref(s->files_read);
 	json_decref(s->suite);
 	json_decref(s->images);
 	free(s->path);
@@ -426,6 +427,29 @@ int script_call_setup(struct script *s, const char *group, json_t **ret_value,
 	else
 		*ret_value = value;
 	return r;
+}
+
+void note_file_read(struct script *s, const char *path)
+{
+	_cleanup_free_ char *absolute = NULL;
+	char digest[DIGEST_HEX_MAX], stamp[DIGEST_HEX_MAX];
+
+	if (s->phase != PHASE_SETUP)
+		return;
+	absolute = path_absolute(path);
+	/* In this order: what is written in between is found out. */
+	if (path_stamp(absolute, stamp, NULL) < 0 || path_digest(absolute, digest, NULL) < 0)
+		return;
+	if (!s->files_read)
+		s->files_read = json_array();
+	json_array_append_new(s->files_read, json_pack("{s:o, s:s, s:s}", "path",
+						       json_text(absolute, strlen(absolute), 0),
+						       "digest", digest, "stamp", stamp));
+}
+
+json_t *script_files_read(struct script *s)
+{
+	return s->files_read ? json_incref(s->files_read) : json_array();
 }
 
 int script_call_test(struct script *s, const char *group, const char *test, json_t *setup_value,

@@ -79,6 +79,9 @@ int script_call_teardown(struct script *s, const char *group, struct script_fail
 /* Kills what m:spawn() left running in the guests, cancels fibers of the test. */
 void script_end_test(struct script *s);
 
+/* What script_call_setup() read of the host's files: a list of { "path": absolute, "digest": of
+ * path_digest(), "stamp": of path_stamp() }. A new reference. */
+json_t *script_files_read(struct script *s);
 /* The values of all variables that tests of the group can see, as digests: what script_call_setup()
  * changes there is lost when tests run in another process. NULL: out of the script's memory. */
 json_t *script_visible_values(struct script *s, const char *group);

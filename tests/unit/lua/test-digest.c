@@ -227,6 +227,40 @@ FIBER_TEST(changes_that_tests_can_see)
 		      "[]");
 }
 
+FIBER_TEST(files_that_setup_reads)
+{
+	struct script *s = NULL;
+	struct error err = {};
+	struct script_failure failure = {};
+	char dir[] = "/tmp/assay-digest-XXXXXX", digest[DIGEST_HEX_MAX];
+	_cleanup_free_ char *test = NULL, *module = NULL, *early = NULL;
+	const char *text = "require('early')\n"
+			   "setup(function() require('early') require('late') end)\n" TEST;
+	json_t *files, *file;
+
+	check(mkdtemp(dir) != NULL);
+	test = path_join(dir, "t.lua");
+	early = path_join(dir, "early.lua");
+	module = path_join(dir, "late.lua");
+	check(file_write_atomic(test, text, strlen(text), 0644, NULL) == 0);
+	check(file_write_atomic(early, "return 1", 8, 0644, NULL) == 0);
+	check(file_write_atomic(module, "return 2", 8, 0644, NULL) == 0);
+	check(script_load(&(struct script_opts){.path = test}, &s, &err) == 0);
+	check(script_call_setup(s, "", NULL, &failure) == 0);
+	files = script_files_read(s);
+	/* What the top level has read is in the setup's digest. */
+	check(json_array_size(files) == 1);
+	file = json_array_get(files, 0);
+	check_str(json_string_value(json_object_get(file, "path")), module);
+	check(path_digest(module, digest, NULL) == 0);
+	check_str(json_string_value(json_object_get(file, "digest")), digest);
+	check(path_stamp(module, digest, NULL) == 0);
+	check_str(json_string_value(json_object_get(file, "stamp")), digest);
+	json_decref(files);
+	script_free(s);
+	check(path_remove_tree(dir, NULL) == 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -236,6 +270,7 @@ int main(void)
 		cmocka_unit_test(uses),
 		cmocka_unit_test(params_count_where_they_are_read),
 		cmocka_unit_test(changes_that_tests_can_see),
+		cmocka_unit_test(files_that_setup_reads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
