@@ -58,6 +58,7 @@ struct console {
 	struct echo echo;
 	uint64_t cursor;
 	uint64_t boot;	 /* where the last power cycle begins */
+	uint64_t begin;	 /* where its text begins: 0, or after a restore */
 	struct buf text; /* one chunk, cleaned */
 	struct buf line; /* the last line, not complete */
 
@@ -177,24 +178,30 @@ static void start_reader(struct reader *r)
 		fiber_shield_leave(&shield);
 }
 
-void console_attach(struct console *c, struct io *io, uint64_t epoch_ns)
+static void attach(struct console *c, struct io *io, uint64_t epoch_ns)
 {
 	assert(!c->reader);
 	c->epoch_ns = epoch_ns;
 	c->failed = false;
 	c->filter = (struct filter){};
-	if (c->line.len > 0)
-		end_line(c);
-	c->boot = window_end(&c->window);
-	if (c->n_attached++ > 0)
-		log_file_note(c->log, "--- power on ---", 0);
+	c->n_attached++;
 	c->reader = xcalloc(1, sizeof(*c->reader));
 	c->reader->c = c;
 	c->reader->io = io;
 	start_reader(c->reader);
 }
 
-void console_drain(struct console *c)
+void console_attach(struct console *c, struct io *io, uint64_t epoch_ns)
+{
+	if (c->line.len > 0)
+		end_line(c);
+	c->boot = window_end(&c->window);
+	if (c->n_attached > 0)
+		log_file_note(c->log, "--- power on ---", 0);
+	attach(c, io, epoch_ns);
+}
+
+void console_catch_up(struct console *c)
 {
 	struct reader *r = c->reader;
 	char *chunk;
@@ -203,14 +210,84 @@ void console_drain(struct console *c)
 	if (!r)
 		return;
 	chunk = xmalloc(READ_CHUNK);
-	/* The VMM has ended: what is there is all that will come, so this ends. */
+	/* Nobody writes any more: what is there is all that will come, so this ends. */
 	while ((n = read(io_fd(r->io), chunk, READ_CHUNK)) > 0)
 		console_feed(c, chunk, (size_t)n);
 	free(chunk);
+}
+
+void console_drain(struct console *c)
+{
+	struct reader *r = c->reader;
+
+	if (!r)
+		return;
+	console_catch_up(c);
 	c->reader = NULL;
 	r->c = NULL;
 	io_free(r->io); /* the reader's read fails, and it frees itself */
 	waiters_wake_all(&c->waiters);
+}
+
+/* --- saved states --- */
+
+/* A position in the text that is saved; what is before it counts as its beginning. */
+static json_t *offset_json(uint64_t pos, uint64_t from)
+{
+	return json_integer((json_int_t)(pos > from ? pos - from : 0));
+}
+
+json_t *console_save(const struct console *c)
+{
+	const struct window *w = &c->window;
+	uint64_t end = window_end(w), from = MAX(w->start, c->begin);
+	json_t *ret = json_object();
+
+	if (end - from > CONSOLE_SAVED_BYTES)
+		from = window_align(w, end - CONSOLE_SAVED_BYTES);
+	json_object_set_new(ret, "text", json_stringn(w->data + (from - w->start), end - from));
+	json_object_set_new(ret, "boot", offset_json(c->boot, from));
+	json_object_set_new(ret, "cursor", offset_json(c->cursor, from));
+	return ret;
+}
+
+static uint64_t saved_offset(json_t *saved, const char *key, size_t len)
+{
+	json_int_t at = json_integer_value(json_object_get(saved, key));
+
+	return at < 0 ? 0 : MIN((uint64_t)at, (uint64_t)len);
+}
+
+/* Positions go on, so that no one who still waits in the old text finds himself in the new. */
+void console_restore(struct console *c, json_t *saved)
+{
+	json_t *value = json_object_get(saved, "text");
+	const char *text = json_string_value(value) ?: "";
+	size_t len = json_string_length(value);
+	const char *last = memrchr(text, '\n', len);
+	struct window *w = &c->window;
+
+	assert(!c->reader);
+	w->start = c->begin = window_end(w);
+	w->len = 0;
+	window_append(w, text, len);
+	c->boot = window_align(w, MAX(w->start, c->begin + saved_offset(saved, "boot", len)));
+	c->cursor = window_align(w, MAX(w->start, c->begin + saved_offset(saved, "cursor", len)));
+	echo_done(&c->echo);
+	c->echo = (struct echo){};
+	last = last ? last + 1 : text;
+	buf_truncate(&c->line, 0);
+	buf_append(&c->line, last, MIN(len - (size_t)(last - text), (size_t)LINE_MAX_BYTES));
+	if (c->n_attached == 0 && len > 0) {
+		log_file_note(c->log, "--- what it said before it was saved ---", 0);
+		log_file_feed(c->log, text, len, 0);
+	}
+}
+
+void console_resume(struct console *c, struct io *io, uint64_t epoch_ns)
+{
+	log_file_note(c->log, "--- goes on from a saved state ---", 0);
+	attach(c, io, epoch_ns);
 }
 
 void console_fail(struct console *c, const struct error *err)
@@ -465,7 +542,7 @@ char *console_text(const struct console *c)
 {
 	struct buf text = {};
 
-	if (c->window.start > 0 && c->log)
+	if (c->window.start > c->begin && c->log)
 		log_file_read_text(c->log, &text);
 	else
 		buf_append(&text, c->window.data, c->window.len);

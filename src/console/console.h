@@ -34,6 +34,19 @@ void console_free(struct console *c);
 void console_attach(struct console *c, struct io *io /* takes */, uint64_t epoch_ns);
 /* Reads what is still in the stream, then closes it; called when the VMM has ended. */
 void console_drain(struct console *c);
+/* Reads what is in the stream at this moment; for when the vCPUs stand still. */
+void console_catch_up(struct console *c);
+
+/* What the console has said, as far as it is kept with a saved state (the last
+ * CONSOLE_SAVED_BYTES), and how far the waits have come in it. A new object. */
+#define CONSOLE_SAVED_BYTES (1 * MIB)
+json_t *console_save(const struct console *c);
+/* Makes that (borrowed) all that it has said, in place of what it has: the machine goes on from
+ * there. The log file keeps everything; a new one gets that text, too. Not attached. */
+void console_restore(struct console *c, json_t *saved);
+/* As console_attach(), for a machine that goes on in the middle. */
+void console_resume(struct console *c, struct io *io /* takes */, uint64_t epoch_ns);
+
 /* For backends without a stream. */
 void console_feed(struct console *c, const void *data, size_t len);
 

@@ -318,6 +318,46 @@ int io_write_all(struct io *io, const void *buf, size_t len, uint64_t timeout_ns
 	return io_writev_all(io, &iov, 1, timeout_ns, err);
 }
 
+int io_write_fd(struct io *io, const void *buf, size_t len, int fd, uint64_t timeout_ns,
+		struct error *err)
+{
+	struct io_op op = op_write(io, timeout_ns);
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len};
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	int r;
+
+	assert(len > 0);
+	*c = (struct cmsghdr){.cmsg_level = SOL_SOCKET,
+			      .cmsg_type = SCM_RIGHTS,
+			      .cmsg_len = CMSG_LEN(sizeof(int))};
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	IO_USE(io);
+	for (;;) {
+		ssize_t n;
+
+		r = io_begin(io, &op, err);
+		if (r < 0)
+			return r;
+		n = sendmsg(io->fd, &msg, MSG_NOSIGNAL);
+		if (n >= 0)
+			return io_write_all(io, (const char *)buf + n, len - (size_t)n,
+					    timeout_left(op.deadline_ns), err);
+		r = io_again(io, &op, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 int io_wait_readable(struct io *io, uint64_t timeout_ns, struct error *err)
 {
 	struct io_op op = op_read(io, timeout_ns);

@@ -26,6 +26,9 @@ ssize_t io_read(struct io *io, void *buf, size_t len, uint64_t timeout_ns, struc
 int io_write_all(struct io *io, const void *buf, size_t len, uint64_t timeout_ns,
 		 struct error *err);
 int io_writev_all(struct io *io, struct iovec *iov, int n, uint64_t timeout_ns, struct error *err);
+/* The same over a unix socket, with a descriptor (borrowed) that goes with the first byte. */
+int io_write_fd(struct io *io, const void *buf, size_t len, int fd, uint64_t timeout_ns,
+		struct error *err);
 /* Exactly len bytes; -ECONNRESET at an early end. */
 int io_read_exact(struct io *io, void *buf, size_t len, uint64_t timeout_ns, struct error *err);
 int io_wait_readable(struct io *io, uint64_t timeout_ns, struct error *err);

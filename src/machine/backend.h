@@ -73,6 +73,9 @@ struct vm_events {
 	/* vCPUs stopped or went on, by pause(), resume(), or for a reason of the VMM's own (an I/O
 	 * error of a full disk: reason "io-error: …"; else NULL). */
 	void (*on_stopped)(bool stopped, const char *reason, void *userdata);
+	/* save() only: the vCPUs stand still, at the instant that is being saved; what the guest
+	 * has written until now is in the streams. */
+	void (*on_saving)(void *userdata);
 	/* Every event of the VMM, those above included, as the VMM named it; the core keeps them
 	 * all. data: object or NULL, borrowed. at_ns: CLOCK_MONOTONIC. */
 	void (*on_event)(const char *name, json_t *data, uint64_t at_ns, void *userdata);
@@ -180,6 +183,10 @@ struct backend_ops {
 	 * a running VMM: the disks only. On failure the machine goes on if it can (keep), or is
 	 * gone. */
 	int (*save)(struct vm *vm, bool keep, struct saved **ret, struct error *err);
+	/* [SNAPSHOT] A hint that start() with this how->from will come, if how->from has devices:
+	 * the VMM may be started to where it waits for them. Only when off; failures are silent.
+	 * Ends with start() or kill(). NULL: does nothing. */
+	void (*prestart)(struct vm *vm, const struct vm_start *how);
 	/* [SNAPSHOT] What a saved state depends on besides image, agent and definition: appended to
 	 * ret as lines of text (version, versioned machine type, accelerator and CPU, ROM digests,
 	 * argv without paths and descriptors). ERROR_UNSUPPORTED: a machine so defined cannot be

@@ -32,6 +32,12 @@
  * - Disks are named nodes with explicit files and backing files; nothing is probed, since a guest
  *   could write what a probe then believes. Overlays are as short-lived as the test: host flushes
  *   are left out (no-flush), which does not change what the guest sees, even when QEMU is killed.
+ * - An overlay's and a layer's file come as fdsets, since QEMU opens such a file again in another
+ * mode (read-only) when a new overlay is put on it. They have no name that anybody else could open,
+ * so they are not locked.
+ * - The guest's memory has one name (ram) whatever it is made of, for that is how a saved state
+ *   finds it. A machine that will be saved has it in a file (share=on), its forks map that file
+ *   privately (share=off).
  * - werror=stop, rerror=stop: a full or broken host disk stops the machine with an event that
  *   says so, and never looks to the guest like a fault of its own.
  * - -action panic=none: after a panic the guest goes on talking on its console.
@@ -136,7 +142,14 @@ static void add_machine(char ***v, const struct qemu_config *c)
 		(void)snprintf(memory, sizeof(memory), "%lluK",
 			       (unsigned long long)(c->memory_bytes / KIB));
 	add(v, "-m", "%s", memory);
-	add(v, "-object", "memory-backend-ram,id=ram,size=%s", memory);
+	if (c->memory == QEMU_MEMORY_OWN)
+		add(v, "-object", "memory-backend-ram,id=ram,size=%s", memory);
+	else
+		add(v, "-object",
+		    "memory-backend-file,id=ram,size=%s,mem-path=/proc/self/fd/%d,share=%s", memory,
+		    c->memory_fd, c->memory == QEMU_MEMORY_SAVABLE ? "on" : "off");
+	if (c->incoming)
+		add(v, "-incoming", "defer");
 }
 
 static void add_process(char ***v, const struct qemu_config *c)
@@ -188,68 +201,94 @@ static void add_kernel(char ***v, const struct qemu_config *c)
 
 /* --- Disks ---------------------------------------------------------------------------------- */
 
-static json_t *file_node(const char *path, bool ephemeral)
-{
-	json_t *node = json_pack("{s:s, s:s}", "driver", "file", "filename", path);
-
-	if (ephemeral) {
-		json_object_set_new(node, "discard", json_string("unmap"));
-		json_object_set_new(node, "cache", json_pack("{s:b}", "no-flush", true));
-	}
-	return node;
-}
-
 static json_t *base_node(const struct qemu_disk *d, const char *name, bool readonly)
 {
 	json_t *node = json_pack("{s:s, s:s}", "driver", d->format, "node-name", name);
 
 	json_object_set_new(node, "read-only", json_boolean(readonly));
-	json_object_set_new(node, "file", file_node(d->path, false));
+	json_object_set_new(node, "file",
+			    json_pack("{s:s, s:s}", "driver", "file", "filename", d->path));
 	return node;
 }
 
-/* The overlay; its backing file is given here and not in its header. */
-static json_t *overlay_node(const struct qemu_disk *d, const char *name, int fdset)
+static json_t *fdset_node(int fdset)
 {
-	_cleanup_free_ char *base_name = xasprintf("base-%s", d->name);
+	json_t *node = json_pack("{s:s, s:s}", "driver", "file", "locking", "off");
 	_cleanup_free_ char *path = xasprintf("/dev/fdset/%d", fdset);
+
+	json_object_set_new(node, "filename", json_string(path));
+	return node;
+}
+
+json_t *qemu_overlay_node(const char *name, int fdset, json_t *backing)
+{
+	json_t *file = fdset_node(fdset);
 	json_t *node = json_pack("{s:s, s:s, s:s}", "driver", "qcow2", "node-name", name, "discard",
 				 "unmap");
 
+	json_object_set_new(file, "discard", json_string("unmap"));
+	json_object_set_new(file, "cache", json_pack("{s:b}", "no-flush", true));
 	json_object_set_new(node, "cache", json_pack("{s:b}", "no-flush", true));
-	json_object_set_new(node, "file", file_node(path, true));
-	json_object_set_new(node, "backing", d->path ? base_node(d, base_name, true) : json_null());
+	json_object_set_new(node, "file", file);
+	/* Given here and not in the file's header: what it is called there may change. */
+	json_object_set_new(node, "backing", backing);
 	return node;
 }
 
-static void add_disk(char ***v, const struct qemu_config *c, const struct qemu_disk *d, int index,
+static json_t *layer_node(int fdset, json_t *backing)
+{
+	json_t *node = json_pack("{s:s, s:b}", "driver", "qcow2", "read-only", true);
+
+	json_object_set_new(node, "file", fdset_node(fdset));
+	json_object_set_new(node, "backing", backing);
+	return node;
+}
+
+/* The overlay with all that lies below it. */
+static json_t *stack_node(char ***v, const struct qemu_disk *d, const char *name, int *fdset)
+{
+	_cleanup_free_ char *base_name = xasprintf("base-%s", d->name);
+	json_t *below = d->path ? base_node(d, base_name, true) : json_null();
+
+	for (unsigned i = 0; i < d->n_layers; i++) {
+		add(v, "-add-fd", "fd=%d,set=%d", d->overlay_fd + 2 + (int)i, ++*fdset);
+		below = layer_node(*fdset, below);
+	}
+	++*fdset;
+	add(v, "-add-fd", "fd=%d,set=%d", d->overlay_fd, *fdset);
+	add(v, "-add-fd", "fd=%d,set=%d", d->overlay_fd + 1, *fdset);
+	return qemu_overlay_node(name, *fdset, below);
+}
+
+static void add_node(char ***v, const struct qemu_disk *d, const char *id, int *fdset)
+{
+	json_t *node = d->overlay_fd >= 0 ? stack_node(v, d, id, fdset)
+					  : base_node(d, id, d->readonly || d->cdrom);
+	_cleanup_free_ char *json = json_dumps(node, JSON_COMPACT);
+
+	json_decref(node);
+	add(v, "-blockdev", "%s", json);
+}
+
+static void add_disk(char ***v, const struct qemu_config *c, const struct qemu_disk *d, int *fdset,
 		     unsigned *n_cdroms)
 {
 	_cleanup_free_ char *id = xasprintf("disk-%s", d->name);
-	_cleanup_free_ char *json = NULL;
-	struct buf device = {};
-	json_t *node;
+	_cleanup_buf_ struct buf device = {};
 
-	if (d->overlay_fd >= 0) {
-		add(v, "-add-fd", "fd=%d,set=%d", d->overlay_fd, index + 1);
-		node = overlay_node(d, id, index + 1);
-	} else {
-		node = base_node(d, id, d->readonly || d->cdrom);
-	}
-	json = json_dumps(node, JSON_COMPACT);
-	json_decref(node);
-	add(v, "-blockdev", "%s", json);
-
+	if (!d->ejected)
+		add_node(v, d, id, fdset);
 	if (d->cdrom)
-		buf_printf(&device, "ide-cd,id=%s,drive=%s,bus=ide.%u", id, id, (*n_cdroms)++);
+		buf_printf(&device, "ide-cd,id=%s,bus=ide.%u", id, (*n_cdroms)++);
 	else
-		buf_printf(&device, "virtio-blk-%s,id=%s,drive=%s", bus_suffix(c), id, id);
+		buf_printf(&device, "virtio-blk-%s,id=%s", bus_suffix(c), id);
+	if (!d->ejected)
+		buf_printf(&device, ",drive=%s", id);
 	buf_printf(&device, ",serial=%s,werror=stop,rerror=stop", d->name);
 	/* With a kernel of its own on the command line, QEMU's boot ROM holds index 0. */
 	if (d->bootindex >= 0 && !c->kernel)
 		buf_printf(&device, ",bootindex=%d", d->bootindex);
 	add(v, "-device", "%s", buf_str(&device));
-	buf_done(&device);
 }
 
 static int check_disks(const struct qemu_config *c, struct error *err)
@@ -308,7 +347,7 @@ int qemu_build_argv(const struct qemu_config *c, char ***ret, struct error *err)
 {
 	_cleanup_strv_ char **v = NULL;
 	unsigned n_cdroms = 0;
-	int r;
+	int r, fdset = 0;
 
 	r = check_disks(c, err);
 	if (r < 0)
@@ -319,7 +358,7 @@ int qemu_build_argv(const struct qemu_config *c, char ***ret, struct error *err)
 	add_channels(&v, c);
 	add_kernel(&v, c);
 	for (size_t i = 0; i < c->n_disks; i++)
-		add_disk(&v, c, &c->disks[i], (int)i, &n_cdroms);
+		add_disk(&v, c, &c->disks[i], &fdset, &n_cdroms);
 	r = add_credentials(&v, c, err);
 	if (r < 0)
 		return r;

@@ -12,7 +12,8 @@ enum {
 	QEMU_FD_CONSOLE = 11,
 	QEMU_FD_AGENT = 12,
 	QEMU_FD_INITRD = 13,
-	QEMU_FD_DISKS = 14, /* and upwards */
+	QEMU_FD_MEMORY = 14,
+	QEMU_FD_DISKS = 15, /* and upwards */
 };
 
 #define QEMU_INITRD_PATH "/proc/self/fd/13" /* QEMU_FD_INITRD */

@@ -3,6 +3,7 @@
 #include "backend/qemu/qmp.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +21,8 @@
  *
  * A call is a struct on its caller's stack, linked into `calls` while it waits. One that gave up
  * (time-out, cancelled) has unlinked itself; the reply that comes later finds nobody and is
- * dropped. Outgoing bytes are appended to `out`, from where the writer takes them.
+ * dropped. Outgoing bytes are appended to `out`, from where the writer takes them; a descriptor
+ * that goes with them waits in `out_fd`, and where in `out` it belongs in `out_fd_at`.
  */
 
 #define READ_CHUNK_BYTES 16384
@@ -49,6 +51,10 @@ struct qmp {
 	unsigned n_users; /* fibers inside of a function that waits */
 
 	struct buf out;
+	int out_fd; /* < 0: none */
+	size_t out_fd_at;
+	bool fd_busy; /* a call with a descriptor is under way */
+	struct waiters fd_waiters;
 	bool closing;
 	struct waiters out_changed;
 };
@@ -167,6 +173,23 @@ static int reader_main(void *userdata)
 
 /* --- Going out ------------------------------------------------------------------------------ */
 
+/* All that is to be sent now. A broken pipe is not reported: the reader sees the end as well. */
+static int write_out(struct qmp *q)
+{
+	_cleanup_buf_ struct buf out = q->out;
+	_cleanup_close_ int fd = q->out_fd;
+	size_t at = q->out_fd_at;
+	int r;
+
+	q->out = (struct buf){};
+	q->out_fd = -EBADF;
+	waiters_wake_all(&q->out_changed);
+	if (fd < 0)
+		return io_write_all(q->io, out.data, out.len, NS_FOREVER, NULL);
+	r = io_write_all(q->io, out.data, at, NS_FOREVER, NULL);
+	return r < 0 ? r : io_write_fd(q->io, out.data + at, out.len - at, fd, NS_FOREVER, NULL);
+}
+
 static int writer_main(void *userdata)
 {
 	struct qmp *q = userdata;
@@ -175,12 +198,8 @@ static int writer_main(void *userdata)
 
 	fiber_shield_enter(&shield, NS_FOREVER);
 	while (!q->closing && r >= 0) {
-		_cleanup_buf_ struct buf out = q->out;
-
-		q->out = (struct buf){};
-		if (out.len > 0)
-			/* A broken pipe is not reported here: the reader sees the end as well. */
-			r = io_write_all(q->io, out.data, out.len, NS_FOREVER, NULL);
+		if (q->out.len > 0)
+			r = write_out(q);
 		else
 			r = fiber_wait(&q->out_changed, NS_FOREVER, "QMP commands to send", NULL);
 	}
@@ -188,7 +207,8 @@ static int writer_main(void *userdata)
 	return 0;
 }
 
-static void send_command(struct qmp *q, const char *command, json_t *args, uint64_t id)
+/* Takes the descriptor (< 0: none). */
+static void send_command(struct qmp *q, const char *command, json_t *args, int fd, uint64_t id)
 {
 	_cleanup_free_ char *text = NULL;
 	json_t *message = json_object();
@@ -201,6 +221,11 @@ static void send_command(struct qmp *q, const char *command, json_t *args, uint6
 	json_decref(message);
 	assert(text);
 	log_debug("QMP command %.300s", text);
+	if (fd >= 0) {
+		assert(q->out_fd < 0);
+		q->out_fd = fd;
+		q->out_fd_at = q->out.len;
+	}
 	buf_puts(&q->out, text);
 	buf_puts(&q->out, "\r\n");
 	waiters_wake_all(&q->out_changed);
@@ -243,20 +268,17 @@ static int reply_to_result(const char *command, json_t *reply, json_t **ret, str
 			 desc ? desc : "no reason given", class ? class : "no class");
 }
 
-int qmp_call(struct qmp *q, const char *command, json_t *args, uint64_t timeout_ns, json_t **ret,
-	     struct error *err)
+/* Takes the descriptor (< 0: none). */
+static int call(struct qmp *q, const char *command, json_t *args, int fd, uint64_t deadline,
+		uint64_t timeout_ns, json_t **ret, struct error *err)
 {
 	struct qmp_pending call = {.id = ++q->last_id};
-	uint64_t deadline = deadline_in(timeout_ns);
 	char what[128];
 	int r = 0;
 
-	QMP_USE(q);
-	if (error_is_set(&q->failed))
-		return error_propagate(err, &q->failed);
 	call.next = q->calls;
 	q->calls = &call;
-	send_command(q, command, args, call.id);
+	send_command(q, command, args, fd, call.id);
 	(void)snprintf(what, sizeof(what), "the reply to QMP '%s'", command);
 	while (!call.reply && r >= 0) {
 		if (error_is_set(&q->failed))
@@ -271,6 +293,41 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, uint64_t timeout_
 	return r;
 }
 
+int qmp_call(struct qmp *q, const char *command, json_t *args, uint64_t timeout_ns, json_t **ret,
+	     struct error *err)
+{
+	QMP_USE(q);
+	if (error_is_set(&q->failed))
+		return error_propagate(err, &q->failed);
+	return call(q, command, args, -EBADF, deadline_in(timeout_ns), timeout_ns, ret, err);
+}
+
+int qmp_call_fd(struct qmp *q, const char *command, json_t *args, int fd, uint64_t timeout_ns,
+		json_t **ret, struct error *err)
+{
+	uint64_t deadline = deadline_in(timeout_ns);
+	int copy, r;
+
+	QMP_USE(q);
+	/* One that was given up may not even have been sent. */
+	while (!error_is_set(&q->failed) && (q->fd_busy || q->out_fd >= 0)) {
+		r = fiber_wait_until(q->fd_busy ? &q->fd_waiters : &q->out_changed, deadline,
+				     timeout_ns, "another QMP command with a descriptor", err);
+		if (r < 0)
+			return r;
+	}
+	if (error_is_set(&q->failed))
+		return error_propagate(err, &q->failed);
+	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0)
+		return error_set_errno(err, ERROR_INFRA, errno, "cannot pass a descriptor to QEMU");
+	q->fd_busy = true;
+	r = call(q, command, args, copy, deadline, timeout_ns, ret, err);
+	q->fd_busy = false;
+	waiters_wake_all(&q->fd_waiters);
+	return r;
+}
+
 void qmp_fail(struct qmp *q, const struct error *err)
 {
 	if (error_is_set(&q->failed))
@@ -280,6 +337,8 @@ void qmp_fail(struct qmp *q, const struct error *err)
 	waiters_wake_all(&q->state);
 	for (struct qmp_pending *c = q->calls; c; c = c->next)
 		waiters_wake_all(&c->waiters);
+	waiters_wake_all(&q->fd_waiters);
+	waiters_wake_all(&q->out_changed);
 }
 
 int qmp_greet(struct qmp *q, uint64_t timeout_ns, struct qmp_version *ret, struct error *err)
@@ -330,6 +389,7 @@ struct qmp *qmp_new(struct io *io, const struct qmp_callbacks *cb, void *userdat
 	q->io = io;
 	q->cb = cb;
 	q->userdata = userdata;
+	q->out_fd = -EBADF;
 	json_stream_init(&q->stream, QMP_MESSAGE_MAX_BYTES);
 	fiber_start("qmp-reader", reader_main, q, &q->reader);
 	fiber_start("qmp-writer", writer_main, q, &q->writer);
@@ -367,5 +427,6 @@ void qmp_free(struct qmp *q)
 	json_decref(q->greeting);
 	json_stream_done(&q->stream);
 	buf_done(&q->out);
+	cleanup_close(&q->out_fd);
 	free(q);
 }

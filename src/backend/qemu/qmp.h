@@ -50,6 +50,11 @@ int qmp_greet(struct qmp *q, uint64_t timeout_ns, struct qmp_version *ret, struc
 int qmp_call(struct qmp *q, const char *command, json_t *args, uint64_t timeout_ns, json_t **ret,
 	     struct error *err);
 
+/* The same for a command that takes a descriptor with it (getfd, add-fd); borrowed. QEMU keeps
+ * those that came last only, so such a call first waits for the reply to the one before it. */
+int qmp_call_fd(struct qmp *q, const char *command, json_t *args, int fd, uint64_t timeout_ns,
+		json_t **ret, struct error *err);
+
 /* Every pending and later call fails with a copy of err. The first one counts. */
 void qmp_fail(struct qmp *q, const struct error *err);
 

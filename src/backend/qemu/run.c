@@ -26,6 +26,13 @@
 /* SeaBIOS resets again 0.1 s after a reset, and then every 10 to 40 ms. */
 #define RESET_ECHO_NS NS_PER_SEC
 
+/* A migration under way, on the stack of the one who waits for it. */
+struct migration {
+	char status[24]; /* as in the event MIGRATION */
+	bool ended;	 /* QEMU is gone, and the run with it */
+	struct waiters changed;
+};
+
 struct qemu_run {
 	struct qemu_run **slot;
 	const struct vm_events *events;
@@ -39,8 +46,11 @@ struct qemu_run {
 	struct io *stderr_io;
 	struct buf stderr_head, stderr_tail;
 
-	bool booted;	     /* start() has succeeded: from now on on_exit is due */
-	bool guest_shutdown; /* SHUTDOWN said that the guest wanted it */
+	bool greeted;
+	bool booted;		     /* start() has succeeded: from now on on_exit is due */
+	bool quiet;		     /* we stop it and let it go on ourselves */
+	struct migration *migration; /* NULL: none */
+	bool guest_shutdown;	     /* SHUTDOWN said that the guest wanted it */
 	bool resets_echo;
 	uint64_t last_reset_ns;	  /* 0: none yet */
 	char *stop_reason;	  /* of a BLOCK_IO_ERROR, for the STOP that follows it */
@@ -59,22 +69,28 @@ static bool is_by_guest(json_t *data)
 	return json_is_true(json_object_get(data, "guest"));
 }
 
+/* Nodes of disks are called disk-NAME, and after a snapshot o<number>-NAME. */
+static const char *disk_of_node(const char *node)
+{
+	const char *dash = node ? strchr(node, '-') : NULL;
+
+	if (!node)
+		return "a disk";
+	return dash && (str_starts(node, "disk-") || node[0] == 'o') ? dash + 1 : node;
+}
+
 /* QEMU's docs: BLOCK_IO_ERROR, then STOP, if the action is "stop" (it is, see argv.c). */
 static void on_block_io_error(struct qemu_run *run, json_t *data)
 {
-	const char *node = string_of(data, "node-name");
 	const char *reason = string_of(data, "reason");
 	const char *operation = string_of(data, "operation");
 
 	if (!str_eq(string_of(data, "action"), "stop"))
 		return;
 	free(run->stop_reason);
-	run->stop_reason = xasprintf("io-error: cannot %s '%s' on the host: %s",
-				     operation ? operation : "access",
-				     node && str_starts(node, "disk-") ? node + strlen("disk-")
-				     : node			       ? node
-								       : "a disk",
-				     reason ? reason : "no reason given");
+	run->stop_reason = xasprintf(
+		"io-error: cannot %s '%s' on the host: %s", operation ? operation : "access",
+		disk_of_node(string_of(data, "node-name")), reason ? reason : "no reason given");
 }
 
 static void on_reset(struct qemu_run *run, json_t *data, uint64_t at_ns)
@@ -103,9 +119,14 @@ static void translate_event(struct qemu_run *run, const char *name, json_t *data
 	} else if (str_eq(name, "STOP")) {
 		_cleanup_free_ char *reason = TAKE_PTR(run->stop_reason);
 
-		e->on_stopped(true, reason, run->userdata);
-	} else if (str_eq(name, "RESUME") && run->booted) {
+		if (reason || !run->quiet)
+			e->on_stopped(true, reason, run->userdata);
+	} else if (str_eq(name, "RESUME") && run->booted && !run->quiet) {
 		e->on_stopped(false, NULL, run->userdata);
+	} else if (str_eq(name, "MIGRATION") && run->migration) {
+		(void)snprintf(run->migration->status, sizeof(run->migration->status), "%s",
+			       string_of(data, "status") ?: "");
+		waiters_wake_all(&run->migration->changed);
 	}
 }
 
@@ -250,6 +271,10 @@ static int undertaker_main(void *userdata)
 	lines = last_lines(run, LAST_LINES);
 	clean = run->guest_shutdown && process_status(run->process) == 0;
 	explain_end(run, how, lines, run->booted ? ERROR_CRASH : ERROR_INFRA, &err);
+	if (run->migration) {
+		run->migration->ended = true;
+		waiters_wake_all(&run->migration->changed);
+	}
 	qmp_fail(run->qmp, &err);
 
 	*run->slot = NULL;
@@ -303,6 +328,141 @@ int qemu_run_start(const struct qemu_run_opts *opts, int qmp_fd, struct qemu_run
 	return 0;
 }
 
+/* --- Saved states --------------------------------------------------------------------------- */
+
+/*
+ * A saved state is QEMU's migration stream in a file (docs/devel/migration). x-ignore-shared leaves
+ * out memory that is a file mapped with share=on; so both ends say whether it does. The names of
+ * statuses and parameters are those of QEMU's QAPI reference.
+ *
+ * The bandwidth is set since the default (128 MiB/s) is meant for networks. QEMU announces a guest
+ * that has moved to the network; ours has not moved.
+ */
+#define STREAM_NAME	  "state"
+#define UNLIMITED_BYTES	  (1ULL << 40)
+#define STALL_TIMEOUT_NS  (600 * NS_PER_SEC)
+#define CANCEL_TIMEOUT_NS (10 * NS_PER_SEC)
+
+static int call_take(struct qemu_run *run, const char *command, json_t *args /* taken */, int fd,
+		     struct error *err)
+{
+	int r = fd < 0 ? qmp_call(run->qmp, command, args, GREETING_TIMEOUT_NS, NULL, err)
+		       : qmp_call_fd(run->qmp, command, args, fd, GREETING_TIMEOUT_NS, NULL, err);
+
+	json_decref(args);
+	return r;
+}
+
+static json_t *capability(const char *name, bool on)
+{
+	return json_pack("{s:s, s:b}", "capability", name, "state", on);
+}
+
+/* What both directions begin with. */
+static int prepare_stream(struct qemu_run *run, int fd, bool without_memory, json_t *params,
+			  struct error *err)
+{
+	json_t *caps = json_pack("{s:[o, o]}", "capabilities", capability("events", true),
+				 capability("x-ignore-shared", without_memory));
+	int r = call_take(run, "migrate-set-capabilities", caps, -EBADF, err);
+
+	if (r >= 0)
+		r = call_take(run, "migrate-set-parameters", json_incref(params), -EBADF, err);
+	json_decref(params);
+	if (r >= 0)
+		r = call_take(run, "getfd", json_pack("{s:s}", "fdname", STREAM_NAME), fd, err);
+	return r;
+}
+
+/* Until it is over, one way or another. The run must not be touched when m->ended is set. */
+static int wait_migration(struct migration *m, uint64_t timeout_ns, struct error *err)
+{
+	uint64_t deadline = deadline_in(timeout_ns);
+
+	while (!m->ended && !str_eq(m->status, "completed") && !str_eq(m->status, "failed") &&
+	       !str_eq(m->status, "cancelled")) {
+		int r = fiber_wait_until(&m->changed, deadline, timeout_ns,
+					 "QEMU to have the machine's state through", err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int explain_failure(struct qemu_run *run, const char *verb, struct error *err)
+{
+	json_t *info = NULL;
+	int r;
+
+	r = qmp_call(run->qmp, "query-migrate", NULL, GREETING_TIMEOUT_NS, &info, err);
+	if (r >= 0) {
+		const char *why = string_of(info, "error-desc");
+
+		r = error_set(err, ERROR_INFRA, EIO, "QEMU cannot %s the machine: %s", verb,
+			      why ? why : "it does not say why");
+	}
+	json_decref(info);
+	return r;
+}
+
+/* Nobody wants the stream any more; afterwards the machine can go on. */
+static void cancel_migration(struct qemu_run *run, struct migration *m)
+{
+	struct fiber_shield shield;
+
+	fiber_shield_enter(&shield, CANCEL_TIMEOUT_NS);
+	(void)qmp_call(run->qmp, "migrate_cancel", NULL, CANCEL_TIMEOUT_NS, NULL, NULL);
+	(void)wait_migration(m, CANCEL_TIMEOUT_NS, NULL);
+	fiber_shield_leave(&shield);
+}
+
+static int run_migration(struct qemu_run *run, const char *command, const char *verb,
+			 struct error *err)
+{
+	struct migration m = {};
+	int r;
+
+	run->migration = &m;
+	r = call_take(run, command, json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -EBADF, err);
+	if (r >= 0) {
+		r = wait_migration(&m, STALL_TIMEOUT_NS, err);
+		if (r < 0 && !m.ended)
+			cancel_migration(run, &m);
+	}
+	if (m.ended)
+		return r < 0 ? r
+			     : error_set(err, ERROR_CRASH, ECONNRESET,
+					 "QEMU ended while it was to %s the machine", verb);
+	run->migration = NULL;
+	if (r >= 0 && !str_eq(m.status, "completed"))
+		r = explain_failure(run, verb, err);
+	return r;
+}
+
+int qemu_run_save(struct qemu_run *run, int devices_fd, bool without_memory, struct error *err)
+{
+	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)UNLIMITED_BYTES);
+	int r = prepare_stream(run, devices_fd, without_memory, params, err);
+
+	return r < 0 ? r : run_migration(run, "migrate", "save", err);
+}
+
+static int load(struct qemu_run *run, const struct qemu_incoming *from, struct error *err)
+{
+	json_t *params = json_pack("{s:i}", "announce-rounds", 0);
+	int r = prepare_stream(run, from->devices_fd, from->without_memory, params, err);
+
+	return r < 0 ? r : run_migration(run, "migrate-incoming", "restore", err);
+}
+
+void qemu_run_set_quiet(struct qemu_run *run, bool quiet)
+{
+	run->quiet = quiet;
+}
+
+/* --- Starting and ending -------------------------------------------------------------------- */
+
 /* Whoever waits for the end must not need the run any more. */
 static void wait_for_undertaker(struct fiber *undertaker)
 {
@@ -313,7 +473,34 @@ static void wait_for_undertaker(struct fiber *undertaker)
 	fiber_shield_leave(&shield);
 }
 
-int qemu_run_boot(struct qemu_run **slot, struct error *err)
+/* The start has come to nothing: ends what is left of it, and finds the best reason there is. */
+static int fail_boot(struct qemu_run **slot, struct fiber *undertaker, struct error *failure,
+		     const struct error *end, struct error *err)
+{
+	/* It died, or it is alive and of no use: then its end would say nothing. */
+	if (*slot && failure->kind != ERROR_CRASH)
+		process_kill((*slot)->process, SIGKILL);
+	wait_for_undertaker(undertaker);
+	if (!error_is_set(failure) || failure->kind == ERROR_CRASH)
+		return error_propagate(err, end);
+	if (failure->kind == ERROR_TIMEOUT || failure->kind == ERROR_EXPECT)
+		failure->kind = ERROR_INFRA; /* no fault of what is tested */
+	return error_propagate(err, failure);
+}
+
+static int greet(struct qemu_run *run, struct error *err)
+{
+	int r;
+
+	if (run->greeted)
+		return 0;
+	r = qmp_greet(run->qmp, GREETING_TIMEOUT_NS, NULL, err);
+	if (r >= 0)
+		run->greeted = true;
+	return r;
+}
+
+int qemu_run_greet(struct qemu_run **slot, struct error *err)
 {
 	struct qemu_run *run = *slot;
 	_cleanup_fiber_ struct fiber *undertaker = fiber_ref(run->undertaker);
@@ -321,23 +508,38 @@ int qemu_run_boot(struct qemu_run **slot, struct error *err)
 	int r;
 
 	run->boot_error = &end;
-	r = qmp_greet(run->qmp, GREETING_TIMEOUT_NS, NULL, &failure);
-	if (r >= 0)
+	r = greet(run, &failure);
+	if (r < 0 || !*slot)
+		return fail_boot(slot, undertaker, &failure, &end, err);
+	run->boot_error = NULL;
+	return 0;
+}
+
+int qemu_run_boot(struct qemu_run **slot, const struct qemu_incoming *from, struct error *err)
+{
+	struct qemu_run *run = *slot;
+	_cleanup_fiber_ struct fiber *undertaker = fiber_ref(run->undertaker);
+	struct error failure = {}, end = {};
+	int r;
+
+	run->boot_error = &end;
+	r = greet(run, &failure);
+	if (r >= 0 && from)
+		r = load(run, from, &failure);
+	if (r >= 0 && *slot)
 		r = qmp_call(run->qmp, "cont", NULL, GREETING_TIMEOUT_NS, NULL, &failure);
-	if (r >= 0 && *slot) {
-		run->booted = true;
-		run->boot_error = NULL;
-		return 0;
-	}
-	/* It died, or it is alive and of no use: then its end would say nothing. */
-	if (*slot && r < 0 && failure.kind != ERROR_CRASH)
-		process_kill((*slot)->process, SIGKILL);
-	wait_for_undertaker(undertaker);
-	if (r >= 0 || failure.kind == ERROR_CRASH || failure.kind == ERROR_INFRA)
-		return error_propagate(err, &end);
-	if (failure.kind == ERROR_TIMEOUT || failure.kind == ERROR_EXPECT)
-		failure.kind = ERROR_INFRA; /* no fault of what is tested */
-	return error_propagate(err, &failure);
+	if (r < 0 || !*slot)
+		return fail_boot(slot, undertaker, &failure, &end, err);
+	run->booted = true;
+	run->boot_error = NULL;
+	return 0;
+}
+
+void qemu_run_move(struct qemu_run **from, struct qemu_run **to)
+{
+	assert(*from && !*to);
+	*to = TAKE_PTR(*from);
+	(*to)->slot = to;
 }
 
 void qemu_run_kill(struct qemu_run **slot)
@@ -357,6 +559,14 @@ int qemu_run_call(struct qemu_run *run, const char *command, json_t *args, uint6
 	if (!run)
 		return error_set(err, ERROR_CRASH, ESRCH, "QEMU does not run");
 	return qmp_call(run->qmp, command, args, timeout_ns, ret, err);
+}
+
+int qemu_run_call_fd(struct qemu_run *run, const char *command, json_t *args, int fd,
+		     uint64_t timeout_ns, json_t **ret, struct error *err)
+{
+	if (!run)
+		return error_set(err, ERROR_CRASH, ESRCH, "QEMU does not run");
+	return qmp_call_fd(run->qmp, command, args, fd, timeout_ns, ret, err);
 }
 
 pid_t qemu_run_pid(const struct qemu_run *run)

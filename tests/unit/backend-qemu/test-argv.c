@@ -55,7 +55,7 @@ static const struct qemu_disk layered_disks[] = {
 	{.name = "scratch0",
 	 .path = "/cache/scratch.ext4",
 	 .format = "raw",
-	 .overlay_fd = 14,
+	 .overlay_fd = 15,
 	 .bootindex = -1},
 };
 
@@ -127,12 +127,12 @@ static void test_extra_disks(void **state)
 		{.name = "raw",
 		 .path = "/data/a.img",
 		 .format = "raw",
-		 .overlay_fd = 16,
+		 .overlay_fd = 17,
 		 .bootindex = -1},
 		{.name = "qcow2",
 		 .path = "/data/b, \"c\".qcow2",
 		 .format = "qcow2",
-		 .overlay_fd = 17,
+		 .overlay_fd = 19,
 		 .bootindex = -1},
 		{.name = "readonly",
 		 .path = "/data/d.img",
@@ -173,7 +173,7 @@ static void test_bios(void **state)
 		{.name = "root0",
 		 .path = "/data/windows.qcow2",
 		 .format = "qcow2",
-		 .overlay_fd = 14,
+		 .overlay_fd = 15,
 		 .bootindex = 100},
 		{.name = "install",
 		 .path = "/data/cd.iso",
@@ -207,6 +207,56 @@ static void test_kernel_only(void **state)
 	check_golden("kernel-initrd", &c);
 	c.initrd = NULL;
 	check_golden("kernel", &c);
+}
+
+/* A machine that will be saved; what starts from it; what starts from a snapshot of that. */
+static void test_saved_states(void **state)
+{
+	static const char *const machines[] = {"q35", "microvm"};
+	static const struct qemu_disk disks[] = {
+		{.name = "scratch0",
+		 .path = "/cache/scratch.ext4",
+		 .format = "raw",
+		 .overlay_fd = 15,
+		 .n_layers = 2,
+		 .bootindex = -1},
+		{.name = "disk1", .overlay_fd = 19, .n_layers = 1, .bootindex = -1},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(machines); i++) {
+		_cleanup_free_ char *savable = xasprintf("savable-%s", machines[i]);
+		_cleanup_free_ char *fork = xasprintf("fork-%s", machines[i]);
+		struct qemu_config c = base_config();
+
+		c.machine = machines[i];
+		c.memory = QEMU_MEMORY_SAVABLE;
+		c.memory_fd = 14;
+		check_golden(savable, &c);
+		c.memory = QEMU_MEMORY_FORK;
+		c.incoming = true;
+		c.disks = disks;
+		c.n_disks = ARRAY_SIZE(disks);
+		check_golden(fork, &c);
+	}
+}
+
+/* A fork under KVM, whose memory is in the stream, with an empty drive. */
+static void test_snapshot_under_kvm(void **state)
+{
+	static const struct qemu_disk cd = {.name = "cd",
+					    .path = "/f.iso",
+					    .format = "raw",
+					    .overlay_fd = -1,
+					    .cdrom = true,
+					    .ejected = true,
+					    .bootindex = -1};
+	struct qemu_config c = base_config();
+
+	c.kvm = true;
+	c.incoming = true;
+	c.disks = &cd;
+	c.n_disks = 1;
+	check_golden("snapshot-kvm", &c);
 }
 
 static void test_credentials_clock_and_own_arguments(void **state)
@@ -281,6 +331,8 @@ int main(void)
 		cmocka_unit_test(test_extra_disks),
 		cmocka_unit_test(test_bios),
 		cmocka_unit_test(test_kernel_only),
+		cmocka_unit_test(test_saved_states),
+		cmocka_unit_test(test_snapshot_under_kvm),
 		cmocka_unit_test(test_credentials_clock_and_own_arguments),
 		cmocka_unit_test(test_what_cannot_be_is_refused),
 		cmocka_unit_test(test_every_golden_file_is_used), /* last */

@@ -53,19 +53,25 @@ static int remove_files(void **state)
 	return path_remove_tree(dir, NULL);
 }
 
-static int prepare(struct qemu_disks *d, struct disk_spec *disks, size_t n, struct error *err)
+static int fork_of(struct qemu_disks *d, struct disk_spec *disks, size_t n,
+		   const struct saved *from, struct error *err)
 {
 	struct machine_spec spec = {.name = "m", .disks = disks, .n_disks = n};
 	struct machine_env env = {.work_dir = dir, .base_dir = dir};
 
-	return qemu_disks_prepare(d, &spec, &env, no_disk, 14, err);
+	return qemu_disks_prepare(d, &spec, &env, no_disk, 15, from, err);
+}
+
+static int prepare(struct qemu_disks *d, struct disk_spec *disks, size_t n, struct error *err)
+{
+	return fork_of(d, disks, n, NULL, err);
 }
 
 static uint64_t overlay_size(const struct qemu_disks *d, size_t i)
 {
 	uint64_t size = 0;
 
-	assert_int_equal(qcow2_virtual_size(d->fds[i].fd, &size, NULL), 0);
+	assert_int_equal(qcow2_virtual_size(d->stacks[i].overlay.fd, &size, NULL), 0);
 	return size;
 }
 
@@ -80,16 +86,19 @@ static void test_each_kind(void **state)
 		{.name = "cd", .path = "a.raw", .cdrom = true},
 	};
 	_cleanup_(qemu_disks_done) struct qemu_disks d = {};
+	struct spawn_fd fds[6];
 	struct error err = {};
 	struct stat st;
 
 	assert_int_equal(prepare(&d, specs, ARRAY_SIZE(specs), &err), 0);
 	assert_int_equal(d.n, 6);
-	assert_int_equal(d.n_fds, 3);
-	for (size_t i = 0; i < d.n_fds; i++) {
-		assert_int_equal(d.list[i].overlay_fd, 14 + (int)i);
-		assert_int_equal(d.fds[i].child, 14 + (int)i);
-		assert_int_equal(fstat(d.fds[i].fd, &st), 0);
+	assert_int_equal(qemu_disks_n_fds(&d), 6);
+	qemu_disks_fill_fds(&d, fds);
+	for (int i = 0; i < 6; i++) {
+		assert_int_equal(d.list[i / 2].overlay_fd, 15 + i / 2 * 2);
+		assert_int_equal(fds[i].child, 15 + i);
+		assert_int_equal(fcntl(fds[i].fd, F_GETFL) & O_ACCMODE, i % 2 ? O_RDONLY : O_RDWR);
+		assert_int_equal(fstat(fds[i].fd, &st), 0);
 		assert_int_equal(st.st_nlink, 0);
 	}
 	assert_null(d.list[0].path);
@@ -102,6 +111,73 @@ static void test_each_kind(void **state)
 	assert_true(!d.list[4].readonly && d.list[4].overlay_fd < 0);
 	assert_true(d.list[5].cdrom && d.list[5].overlay_fd < 0);
 	assert_int_equal(d.list[5].path[0], '/');
+}
+
+static ino_t inode_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_ino;
+}
+
+/* Saved while it goes on, saved again as it ends, taken up by another. */
+static void test_layers(void **state)
+{
+	struct disk_spec specs[] = {
+		{.name = "one", .size_bytes = 2 * GIB},
+		{.name = "cd", .path = "a.raw", .cdrom = true},
+		{.name = "two", .path = "a.raw"},
+	};
+	_cleanup_(qemu_disks_done) struct qemu_disks d = {}, fork = {};
+	struct machine_env env = {.work_dir = dir};
+	_cleanup_saved_ struct saved *s = saved_new();
+	struct qemu_overlay fresh;
+	struct spawn_fd fds[7];
+	struct error err = {};
+	ino_t first;
+
+	assert_int_equal(prepare(&d, specs, 3, &err), 0);
+	first = inode_of(d.stacks[0].overlay.fd);
+	assert_int_equal(qemu_overlay_new(2 * GIB, &env, &fresh, &err), 0);
+	qemu_disks_push(&d, 0, &fresh);
+	assert_true(fresh.fd < 0);
+	assert_int_equal(inode_of(d.stacks[0].layers[0]), first);
+	assert_int_not_equal(inode_of(d.stacks[0].overlay.fd), first);
+	assert_int_equal(d.list[0].n_layers, 1);
+	assert_int_equal(d.list[2].overlay_fd, 15 + 3);
+
+	assert_int_equal(qemu_disks_save(&d, true, s, &err), 0);
+	assert_int_equal(s->n_disks, 2);
+	assert_int_equal(saved_find_disk(s, "one")->n_layers, 2);
+	assert_int_equal(inode_of(saved_find_disk(s, "one")->layers[0]), first);
+	assert_int_equal(saved_find_disk(s, "two")->n_layers, 1);
+	assert_null(saved_find_disk(s, "cd"));
+
+	assert_int_equal(fork_of(&fork, specs, 3, s, &err), 0);
+	assert_int_equal(overlay_size(&fork, 0), 2 * GIB);
+	assert_int_equal(overlay_size(&fork, 2), 8192);
+	assert_int_equal(fork.list[0].n_layers, 2);
+	assert_int_equal(qemu_disks_n_fds(&fork), 7);
+	qemu_disks_fill_fds(&fork, fds);
+	for (int i = 0; i < 7; i++)
+		assert_int_equal(fds[i].child, 15 + i);
+	assert_int_equal(inode_of(fds[2].fd), first);
+	/* A fork writes to nothing that it shares. */
+	assert_int_equal(fcntl(fds[2].fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+	assert_int_equal(fcntl(fds[3].fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+}
+
+static void test_layers_missing(void **state)
+{
+	struct disk_spec spec = {.name = "one", .size_bytes = GIB};
+	_cleanup_(qemu_disks_done) struct qemu_disks d = {};
+	_cleanup_saved_ struct saved *s = saved_new();
+	struct error err = {};
+
+	assert_int_equal(fork_of(&d, &spec, 1, s, &err), -ENOENT);
+	assert_string_equal(err.message, "disk 'one': the saved state has no disk 'one'");
+	assert_null(d.list);
 }
 
 static void check_refused(struct disk_spec *spec, enum error_kind kind, const char *fmt)
@@ -150,8 +226,8 @@ static void test_boot_order(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_each_kind),
-		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_each_kind),      cmocka_unit_test(test_layers),
+		cmocka_unit_test(test_layers_missing), cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_boot_order),
 	};
 

@@ -79,7 +79,7 @@ static int start(struct log *l, char *const *argv, const char *own_args, struct 
 	fd.fd = fds[1];
 	r = qemu_run_start(&opts, fds[0], &l->run, err);
 	close(fds[1]);
-	return r < 0 ? r : qemu_run_boot(&l->run, err);
+	return r < 0 ? r : qemu_run_boot(&l->run, NULL, err);
 }
 
 #define QEMU                                                                                       \
