@@ -34,6 +34,10 @@ struct agent_op {
 	uint16_t op;
 	const char *name; /* for messages */
 	size_t size;	  /* of the operation's own state, zeroed: call_state() */
+	/* When the guest is a copy of a saved one, the host that began the call is another's: the
+	 * call goes on to its end with nobody to hear it (what it sends by call_data_read() and
+	 * call_reply() is dropped). Without this it is ended. */
+	bool lives_on;
 	/* The body has been checked to be valid fields; it lives until start returns. */
 	void (*start)(struct agent_call *c, const struct wire_fields *in);
 	/* Bytes from the host, len 0 only with fin. Never more than was granted; grant what has

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Small operations: ping, clock. */
-#include <string.h>
 #include <time.h>
 
-#include "agent/agent.h"
+#include "agent/internal.h"
 
 /* --- ping ------------------------------------------------------------------------------------- */
 
@@ -16,10 +15,26 @@ const struct agent_op agent_op_ping = {.op = WIRE_OP_PING, .name = "ping", .star
 
 /* --- clock ------------------------------------------------------------------------------------ */
 
+int clock_set(uint64_t want_ns, int64_t *ret_delta_ns, struct error *err)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	*ret_delta_ns =
+		(int64_t)(want_ns - ((uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec));
+	ts = (struct timespec){
+		.tv_sec = (time_t)(want_ns / NS_PER_SEC),
+		.tv_nsec = (long)(want_ns % NS_PER_SEC),
+	};
+	if (clock_settime(CLOCK_REALTIME, &ts) < 0)
+		return error_set_errno(err, ERROR_INFRA, errno, "cannot set the guest's clock");
+	return 0;
+}
+
 static void clock_start(struct agent_call *c, const struct wire_fields *in)
 {
 	_cleanup_buf_ struct buf b = {};
-	struct timespec ts;
+	struct error err = {};
 	uint64_t want;
 	int64_t delta;
 
@@ -27,15 +42,8 @@ static void clock_start(struct agent_call *c, const struct wire_fields *in)
 		call_reply_error(c, ERROR_BUG, EBADMSG, "the time is missing");
 		return;
 	}
-	clock_gettime(CLOCK_REALTIME, &ts);
-	delta = (int64_t)(want - ((uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec));
-	ts = (struct timespec){
-		.tv_sec = (time_t)(want / NS_PER_SEC),
-		.tv_nsec = (long)(want % NS_PER_SEC),
-	};
-	if (clock_settime(CLOCK_REALTIME, &ts) < 0) {
-		call_reply_error(c, ERROR_INFRA, errno, "cannot set the guest's clock: %s",
-				 strerror(errno));
+	if (clock_set(want, &delta, &err) < 0) {
+		call_reply_err(c, &err);
 		return;
 	}
 	wire_put_u64(&b, TAG_DELTA_NS, (uint64_t)delta);

@@ -704,6 +704,7 @@ _Static_assert(sizeof(struct exec) <= EXEC_STATE_BYTES, "EXEC_STATE_BYTES is too
 const struct agent_op agent_op_exec = {
 	.op = WIRE_OP_EXEC,
 	.name = "exec",
+	.lives_on = true,
 	.start = exec_start,
 	EXEC_OP_MEMBERS,
 };

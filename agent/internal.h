@@ -30,6 +30,18 @@ void child_reset(void);
 pid_t fork_into(int cgroup_fd);
 bool life_is_guest(void);
 
+/* What of the machine is the agent's to change when a saved guest goes on. All of it in a guest;
+ * nothing for an agent that was uploaded, unless its command line says otherwise. */
+enum agent_property {
+	OWNS_CLOCK = 1 << 0,
+	OWNS_ENTROPY = 1 << 1,
+	OWNS_MACHINE_ID = 1 << 2,
+	OWNS_TIMERS = 1 << 3, /* systemd's calendar timers */
+};
+bool agent_owns(enum agent_property what);
+/* "clock,entropy,machine-id,timers", or some of them. -EINVAL. */
+int agent_set_owned(const char *list);
+
 /* --- session.c ------------------------------------------------------------------------------ */
 
 #define PHASE_INITRAMFS "initramfs"
@@ -49,6 +61,41 @@ void session_flush(void);
 bool session_is_busy(void);
 void session_run_writers(void);
 bool session_output_is_empty(void);
+
+/* For freeze.c: a frame of the session itself, whatever the output's gate says. */
+void session_send(enum wire_type type, uint32_t number, const struct buf *fields);
+void session_put_hello(struct buf *b);
+/* The host of a guest that goes on. Another than before: begins a session; commands live on
+ * unheard, all other calls end, kept frames are dropped. */
+void session_take_host(uint64_t host_id);
+
+/* --- freeze.c ------------------------------------------------------------------------------- */
+
+void freeze_on_freeze(uint32_t number);
+/* number: of the request. */
+void freeze_on_thaw(uint32_t number, const struct wire_fields *in);
+/* A host attaches, or the stream is gone while nothing is frozen yet: ends the rest at once. */
+void freeze_abandon(const char *why);
+/* Frozen: no greeting, and the stream's end is not the end of calls. */
+bool freeze_is_frozen(void);
+/* Frozen or about to be: frames of calls are not taken. */
+bool freeze_is_deaf(void);
+
+/* --- control.c ------------------------------------------------------------------------------ */
+
+/* Sets CLOCK_REALTIME; tells by how much. */
+int clock_set(uint64_t want_ns, int64_t *ret_delta_ns, struct error *err);
+
+/* --- calendar.c ----------------------------------------------------------------------------- */
+
+/*
+ * Stops systemd's active calendar timers and remembers them; starts again what was stopped. `done`
+ * is called when all of it is done or cannot be (err says what): at once, or from the loop.
+ * One at a time; calendar_cancel() forgets what is under way, not what was stopped.
+ */
+void calendar_stop(void (*done)(const struct error *err));
+void calendar_start(void (*done)(const struct error *err));
+void calendar_cancel(void);
 
 /* --- port.c --------------------------------------------------------------------------------- */
 

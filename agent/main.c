@@ -16,7 +16,9 @@
  *	                     distribution's init
  *	--guest FD           the agent of a machine: speaks over the virtio-serial port. FD is a
  *	                     socket to init, which closes it when it executes the real one
- *	--stdio, --fd FD     uploaded (or under test): speaks over that stream, to its end
+ *	--stdio, --fd FD     uploaded (or under test): speaks over that stream, to its end. With
+ *	                     --owns LIST it may change the machine when that goes on after a
+ *	                     save (agent_set_owned()); else clock and timers are somebody else's
  */
 
 static void on_stream_end(void)
@@ -140,6 +142,8 @@ int main(int argc, char **argv, char **envp)
 		       agent_build_id());
 		return 0;
 	}
+	if (argc == 5 && str_eq(argv[3], "--owns") && agent_set_owned(argv[4]) >= 0)
+		argc = 3;
 	if (argc == 3 && parse_int(argv[2], &fd) >= 0 && fd >= 3) {
 		if (str_eq(argv[1], "--guest"))
 			return run_in_guest(fd);
@@ -148,7 +152,7 @@ int main(int argc, char **argv, char **envp)
 			return run_on_stream(fd, fd);
 		}
 	}
-	fprintf(stderr, "usage: assay-agent --stdio | --fd N | --version\n"
+	fprintf(stderr, "usage: assay-agent --stdio | --fd N [--owns PROPERTY,…] | --version\n"
 			"(or as /init of an initramfs)\n");
 	return 2;
 }

@@ -19,6 +19,7 @@
 #include "base/str.h"
 
 static enum agent_life life;
+static unsigned owned; /* enum agent_property */
 static int proc_fd = -EBADF;
 /* The kernel's log reaches the console in every phase of a guest's life, keeps the order with the
  * kernel's own lines, and the journal picks it up. */
@@ -62,6 +63,36 @@ int root_setup(enum agent_life which)
 bool life_is_guest(void)
 {
 	return life == LIFE_GUEST;
+}
+
+bool agent_owns(enum agent_property what)
+{
+	return life == LIFE_GUEST || (owned & what);
+}
+
+int agent_set_owned(const char *list)
+{
+	static const struct {
+		const char *name;
+		enum agent_property property;
+	} names[] = {
+		{"clock", OWNS_CLOCK},
+		{"entropy", OWNS_ENTROPY},
+		{"machine-id", OWNS_MACHINE_ID},
+		{"timers", OWNS_TIMERS},
+	};
+	_cleanup_strv_ char **words = strv_split(list, ",");
+
+	for (char **w = words; w && *w; w++) {
+		size_t i = 0;
+
+		while (i < ARRAY_SIZE(names) && !str_eq(*w, names[i].name))
+			i++;
+		if (i == ARRAY_SIZE(names))
+			return -EINVAL;
+		owned |= names[i].property;
+	}
+	return 0;
 }
 
 int agent_proc_fd(void)

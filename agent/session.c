@@ -11,6 +11,7 @@
 
 #include "agent/build-id.h"
 #include "agent/internal.h"
+#include "agent/output.h"
 #include "base/str.h"
 
 /*
@@ -19,23 +20,19 @@
  *	stream --> decoder --> on_frame --> call (op callbacks)
  *	stream <-- out buffer <-- call_data_begin/commit, replies
  *
- * The out buffer is linear, OUT_BYTES long: bytes from `start` to `end` wait to be written; frames
- *of DATA are made in place at its end. DATA stops at OUT_SOFT waiting bytes, which is what keeps
- * commands from filling our memory; replies, messages and credit may go beyond. While more than
- *OUT_HARD wait, nothing is read from the stream either, so a host that sends calls and reads no
- *replies is stopped, too.
+ * Outgoing frames go through the buffer of output.c; while more than OUT_HARD bytes wait in it,
+ * nothing is read from the stream either, so a host that sends calls and reads no replies is
+ * stopped, too. While the guest is frozen (freeze.c), its gate is shut.
  *
  * (The port could take a pipe's pages by splice(2), without a copy. But Linux' virtio_console, 6.12
  *at least, hands zero-sized buffers to the device when it splices less than all that is in the
  *pipe, and QEMU then declares the device broken; a frame's length has to be said before.)
  *
  * A call goes through: assembling (WIRE_MORE) → started → replied. Replied calls are freed at the
- * next turn of the loop, so that a callback further up the stack never holds a freed one.
+ * next turn of the loop, so that a callback further up the stack never holds a freed one. Calls of
+ *a host that a copied guest has left behind may go on `detached`: what they send goes nowhere.
  */
 
-#define OUT_BYTES    (2 * MIB)
-#define OUT_SOFT     (512 * KIB)
-#define OUT_HARD     (1 * MIB)
 #define ASSEMBLY_MAX (WIRE_CALL_MAX + WIRE_PAYLOAD_MAX) /* of all unfinished bodies together */
 
 struct agent_call {
@@ -45,6 +42,7 @@ struct agent_call {
 	struct buf body;
 	bool started, replied;
 	bool rejected; /* replied already; the rest of its body is still to come */
+	bool detached;
 	bool want_write[WIRE_STREAMS];
 	bool fin_in[WIRE_STREAMS];
 	bool more_follows;
@@ -55,98 +53,70 @@ struct agent_call {
 };
 
 static struct {
-	bool open, attached, refused;
+	bool attached, refused;
 	uint64_t host_id, nonce;
 	char phase[16];
 	char message[1024];
 	struct wire_decoder in;
-	uint8_t *out;
-	size_t start, end;
-	struct agent_call *calls, *zombies;
+	struct agent_call *calls, *detached, *zombies;
 	size_t n_calls, assembling;
 	struct agent_source source_in, source_out;
-	int out_fd;
 } session = {.phase = PHASE_INITRAMFS};
 
 void (*session_on_eof)(void);
 
 /* --- sending ---------------------------------------------------------------------------------- */
 
-static size_t out_pending(void)
-{
-	return session.end - session.start;
-}
-
 bool session_output_is_empty(void)
 {
-	return out_pending() == 0;
-}
-
-/* A place for n bytes at the buffer's end. */
-static uint8_t *out_reserve(size_t n)
-{
-	static size_t cap;
-
-	if (!session.out)
-		session.out = xmalloc(cap = OUT_BYTES);
-	if (session.start == session.end)
-		session.start = session.end = 0;
-	if (cap - session.end < n) {
-		memmove(session.out, session.out + session.start, out_pending());
-		session.end -= session.start;
-		session.start = 0;
-	}
-	/* Only replies can come here: a thousand calls that all fail with long texts. */
-	if (cap - session.end < n)
-		session.out = xrealloc(session.out, cap = session.end + n);
-	return session.out + session.end;
-}
-
-/* Seals a frame whose payload of len bytes stands behind the header's place at the end. */
-static void out_commit(struct wire_header h)
-{
-	uint8_t *p = session.out + session.end;
-
-	wire_seal(&h, p, p + WIRE_HEADER + h.len);
-	session.end += WIRE_OVERHEAD + h.len;
+	return output_pending() == 0;
 }
 
 static void send_frame(enum wire_type type, uint8_t flags, uint16_t arg, uint32_t call,
 		       const void *payload, size_t len)
 {
-	uint8_t *p;
-
-	if (!session.open)
-		return;
-	assert(len <= WIRE_PAYLOAD_MAX);
-	p = out_reserve(WIRE_OVERHEAD + len);
-	if (payload)
-		memcpy(p + WIRE_HEADER, payload, len);
-	else
-		memset(p + WIRE_HEADER, 0, len);
-	out_commit((struct wire_header){
+	struct wire_header h = {
 		.type = (uint8_t)type,
 		.flags = flags,
 		.arg = arg,
 		.call = call,
 		.len = (uint32_t)len,
 		.nonce = session.nonce,
-	});
+	};
+
+	assert(len <= WIRE_PAYLOAD_MAX);
+	if (output_is_open())
+		output_send(&h, payload);
+}
+
+/* fields may be NULL. */
+static void call_send(const struct agent_call *c, enum wire_type type, uint8_t flags, uint16_t arg,
+		      const struct buf *fields)
+{
+	if (!c->detached)
+		send_frame(type, flags, arg, c->id, fields ? fields->data : NULL,
+			   fields ? fields->len : 0);
+}
+
+void session_send(enum wire_type type, uint32_t number, const struct buf *fields)
+{
+	struct wire_header h = {
+		.type = (uint8_t)type,
+		.call = number,
+		.len = (uint32_t)fields->len,
+		.nonce = session.nonce,
+	};
+
+	output_send_now(&h, fields->data);
 }
 
 void session_flush(void)
 {
-	while (session.open && out_pending() > 0) {
-		ssize_t n = write(session.out_fd, session.out + session.start, out_pending());
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			break; /* EAGAIN; what else it may be, the reading side will see */
-		session.start += (size_t)n;
-	}
-	session.source_out.events = out_pending() > 0 ? POLLOUT : 0;
-	session.source_in.events = out_pending() < OUT_HARD ? POLLIN : 0;
+	output_flush();
+	session.source_out.events = output_pending() > 0 ? POLLOUT : 0;
+	/* While it is shut, what waits does not leave, and only the host can open it. */
+	session.source_in.events =
+		output_pending() < OUT_HARD || output_gate() == GATE_SHUT ? POLLIN : 0;
 	while (session.zombies) {
 		struct agent_call *c = session.zombies;
 
@@ -176,18 +146,23 @@ static void put_boot_id(struct buf *b)
 		wire_put_bytes(b, TAG_BOOT_ID, id, (size_t)n);
 }
 
+void session_put_hello(struct buf *b)
+{
+	wire_put_u32(b, TAG_VERSION, WIRE_VERSION);
+	wire_put_str(b, TAG_BUILD, agent_build_id());
+	wire_put_u64(b, TAG_HOST_ID, session.host_id);
+	put_boot_id(b);
+	wire_put_str(b, TAG_PHASE, session.phase);
+	wire_put_u64(b, TAG_UPTIME_NS, boottime_ns());
+	if (session.message[0])
+		wire_put_str(b, TAG_MESSAGE, session.message);
+}
+
 static void send_hello(void)
 {
 	_cleanup_buf_ struct buf b = {};
 
-	wire_put_u32(&b, TAG_VERSION, WIRE_VERSION);
-	wire_put_str(&b, TAG_BUILD, agent_build_id());
-	wire_put_u64(&b, TAG_HOST_ID, session.host_id);
-	put_boot_id(&b);
-	wire_put_str(&b, TAG_PHASE, session.phase);
-	wire_put_u64(&b, TAG_UPTIME_NS, boottime_ns());
-	if (session.message[0])
-		wire_put_str(&b, TAG_MESSAGE, session.message);
+	session_put_hello(&b);
 	send_frame(WIRE_HELLO, 0, 0, 0, b.data, b.len);
 }
 
@@ -195,7 +170,7 @@ void session_set_phase(const char *phase, const char *message)
 {
 	strncpy(session.phase, phase, sizeof(session.phase) - 1);
 	strncpy(session.message, message ? message : "", sizeof(session.message) - 1);
-	if (session.open)
+	if (output_is_open())
 		send_hello();
 }
 
@@ -238,13 +213,14 @@ static void call_drop_body(struct agent_call *c)
 /* Takes it off the list; the memory goes at the next turn. */
 static void call_remove(struct agent_call *c)
 {
-	for (struct agent_call **p = &session.calls; *p; p = &(*p)->next) {
-		if (*p == c) {
-			*p = c->next;
-			break;
-		}
-	}
-	session.n_calls--;
+	struct agent_call **p = c->detached ? &session.detached : &session.calls;
+
+	while (*p && *p != c)
+		p = &(*p)->next;
+	if (*p)
+		*p = c->next;
+	if (!c->detached)
+		session.n_calls--;
 	call_drop_body(c);
 	c->next = session.zombies;
 	session.zombies = c;
@@ -262,8 +238,7 @@ static void call_end(struct agent_call *c)
 void call_reply(struct agent_call *c, const struct buf *fields)
 {
 	assert(!c->replied);
-	send_frame(WIRE_REPLY, 0, 0, c->id, fields && fields->data ? fields->data : "",
-		   fields ? fields->len : 0);
+	call_send(c, WIRE_REPLY, 0, 0, fields);
 	call_end(c);
 }
 
@@ -288,14 +263,14 @@ void call_reply_error(struct agent_call *c, enum error_kind kind, int code, cons
 
 void call_message(struct agent_call *c, const struct buf *fields)
 {
-	send_frame(WIRE_MESSAGE, 0, 0, c->id, fields->data ? fields->data : "", fields->len);
+	call_send(c, WIRE_MESSAGE, 0, 0, fields);
 }
 
 size_t call_writable(const struct agent_call *c, unsigned stream)
 {
-	size_t pending = out_pending();
-
-	if (!session.open || pending >= OUT_SOFT)
+	if (c->detached)
+		return WIRE_DATA_CHUNK;
+	if (!output_is_open() || output_gate() != GATE_OPEN || output_pending() >= OUT_SOFT)
 		return 0;
 	return MIN(c->credit[stream], WIRE_DATA_CHUNK);
 }
@@ -307,10 +282,11 @@ void call_want_write(struct agent_call *c, unsigned stream, bool on)
 
 void *call_data_begin(struct agent_call *c, unsigned stream, size_t *ret_max)
 {
+	assert(!c->detached);
 	*ret_max = call_writable(c, stream);
 	if (*ret_max == 0)
 		return NULL;
-	return out_reserve(WIRE_OVERHEAD + *ret_max) + WIRE_HEADER;
+	return output_reserve(WIRE_OVERHEAD + *ret_max) + WIRE_HEADER;
 }
 
 void call_data_commit(struct agent_call *c, unsigned stream, size_t len, bool fin)
@@ -319,7 +295,7 @@ void call_data_commit(struct agent_call *c, unsigned stream, size_t len, bool fi
 		return;
 	assert(len <= c->credit[stream]);
 	c->credit[stream] -= len;
-	out_commit((struct wire_header){
+	output_commit(&(struct wire_header){
 		.type = WIRE_DATA,
 		.flags = fin ? WIRE_FIN : 0,
 		.arg = (uint16_t)stream,
@@ -329,20 +305,28 @@ void call_data_commit(struct agent_call *c, unsigned stream, size_t len, bool fi
 	});
 }
 
+static ssize_t read_and_forget(int fd, size_t max)
+{
+	static char trash[64 * KIB];
+	ssize_t n = read(fd, trash, MIN(max, sizeof(trash)));
+
+	return n < 0 ? -errno : n;
+}
+
 ssize_t call_data_read(struct agent_call *c, unsigned stream, int fd, size_t max)
 {
 	struct iovec iov[OUT_SOFT / WIRE_DATA_CHUNK + 1];
-	size_t pending = out_pending(), planned = 0;
+	size_t pending = output_pending(), planned = 0;
 	uint8_t *p;
 	ssize_t n;
 	int frames = 0;
 
-	if (!session.open || pending >= OUT_SOFT)
+	if (c->detached)
+		return read_and_forget(fd, max);
+	if (call_writable(c, stream) == 0)
 		return -EBUSY;
 	max = MIN(max, MIN(c->credit[stream], OUT_SOFT - pending));
-	if (max == 0)
-		return -EBUSY;
-	p = out_reserve((max / WIRE_DATA_CHUNK + 1) * (WIRE_OVERHEAD + WIRE_DATA_CHUNK));
+	p = output_reserve((max / WIRE_DATA_CHUNK + 1) * (WIRE_OVERHEAD + WIRE_DATA_CHUNK));
 	while (planned < max) {
 		size_t len = MIN(max - planned, WIRE_DATA_CHUNK);
 
@@ -365,7 +349,7 @@ ssize_t call_data_read(struct agent_call *c, unsigned stream, int fd, size_t max
 
 void call_data_fin(struct agent_call *c, unsigned stream)
 {
-	send_frame(WIRE_DATA, WIRE_FIN, (uint16_t)stream, c->id, "", 0);
+	call_send(c, WIRE_DATA, WIRE_FIN, (uint16_t)stream, NULL);
 }
 
 bool call_more_follows(const struct agent_call *c)
@@ -383,43 +367,83 @@ void call_grant(struct agent_call *c, unsigned stream, size_t n)
 	wire_put_u32(&b, TAG_CREDIT, (uint32_t)c->grant[stream]);
 	c->granted[stream] += c->grant[stream];
 	c->grant[stream] = 0;
-	send_frame(WIRE_CREDIT, 0, (uint16_t)stream, c->id, b.data, b.len);
+	call_send(c, WIRE_CREDIT, 0, (uint16_t)stream, &b);
 }
 
-bool session_is_busy(void)
+static bool wants_turn(const struct agent_call *c, unsigned stream)
 {
-	for (const struct agent_call *c = session.calls; c; c = c->next) {
+	return c->want_write[stream] && c->op->on_writable && call_writable(c, stream) > 0;
+}
+
+static bool list_is_busy(const struct agent_call *list)
+{
+	for (const struct agent_call *c = list; c; c = c->next) {
 		for (unsigned i = 0; i < WIRE_STREAMS; i++) {
-			if (c->want_write[i] && call_writable(c, i) > 0)
+			if (wants_turn(c, i))
 				return true;
 		}
 	}
 	return false;
 }
 
-/* One turn for each writer, so that none starves the others. */
-void session_run_writers(void)
+bool session_is_busy(void)
+{
+	return list_is_busy(session.calls) || list_is_busy(session.detached);
+}
+
+static void run_list(struct agent_call *list)
 {
 	struct agent_call *next;
 
-	for (struct agent_call *c = session.calls; c; c = next) {
+	for (struct agent_call *c = list; c; c = next) {
 		next = c->next;
 		for (unsigned i = 0; i < WIRE_STREAMS && !c->replied; i++) {
-			if (c->want_write[i] && c->op->on_writable && call_writable(c, i) > 0)
+			if (wants_turn(c, i))
 				c->op->on_writable(c, i);
 		}
 	}
 }
 
+/* One turn for each writer, so that none starves the others. */
+void session_run_writers(void)
+{
+	run_list(session.calls);
+	run_list(session.detached);
+}
+
 /* --- receiving -------------------------------------------------------------------------------- */
 
-static void end_all_calls(void)
+static void end_list(struct agent_call **list)
 {
-	while (session.calls) {
-		struct agent_call *c = session.calls;
+	while (*list) {
+		struct agent_call *c = *list;
 
 		c->rejected = false;
 		call_end(c);
+	}
+}
+
+/* Those that live on go on unheard, the others end. */
+static void detach_all_calls(void)
+{
+	struct agent_call *keep = NULL, *c;
+
+	while ((c = session.calls)) {
+		c->rejected = false;
+		if (!c->started || !c->op->lives_on) {
+			call_end(c);
+			continue;
+		}
+		session.calls = c->next;
+		session.n_calls--;
+		c->detached = true;
+		c->next = keep;
+		keep = c;
+	}
+	while ((c = keep)) {
+		keep = c->next;
+		c->next = session.detached;
+		session.detached = c;
 	}
 }
 
@@ -433,6 +457,18 @@ static void new_nonce(void)
 	session.nonce = random ^ (boottime_ns() << 20) ^ ((uint64_t)getpid() << 50);
 	if (session.nonce == 0)
 		session.nonce = 1;
+}
+
+void session_take_host(uint64_t host_id)
+{
+	if (session.attached && host_id == session.host_id)
+		return;
+	detach_all_calls();
+	output_drop_kept();
+	session.host_id = host_id;
+	session.attached = true;
+	session.refused = false;
+	new_nonce();
 }
 
 static void on_attach(const struct wire_fields *in)
@@ -450,8 +486,9 @@ static void on_attach(const struct wire_fields *in)
 			  "this "
 			  "agent version %d",
 			  build, version, WIRE_VERSION);
+	freeze_abandon("a host attached");
 	if (session.refused || !session.attached || host_id != session.host_id) {
-		end_all_calls();
+		end_list(&session.calls);
 		session.host_id = host_id;
 		session.attached = !session.refused && host_id != 0;
 		new_nonce();
@@ -592,7 +629,17 @@ static void on_frame(const struct wire_header *h, const uint8_t *payload)
 			on_attach(&in);
 		return;
 	}
+	if (h->type == WIRE_THAW) {
+		if (wire_fields_valid(payload, h->len))
+			freeze_on_thaw(h->call, &in);
+		return;
+	}
 	if (!session.attached || h->nonce != session.nonce)
+		return;
+	if (h->type == WIRE_FREEZE)
+		freeze_on_freeze(h->call);
+	/* A host that waits for FROZEN, or has read it, sends nothing else. */
+	if (freeze_is_deaf())
 		return;
 	switch (h->type) {
 	case WIRE_CALL:
@@ -604,17 +651,6 @@ static void on_frame(const struct wire_header *h, const uint8_t *payload)
 	case WIRE_CANCEL:
 		on_call_frame(h, payload);
 		break;
-	case WIRE_FREEZE:
-	case WIRE_THAW: {
-		_cleanup_buf_ struct buf b = {};
-		struct error err = {};
-
-		error_set(&err, ERROR_UNSUPPORTED, EOPNOTSUPP,
-			  "version %d of the agent protocol has no freeze and thaw", WIRE_VERSION);
-		wire_put_error(&b, &err);
-		send_frame(WIRE_REFUSE, 0, 0, 0, b.data, b.len);
-		break;
-	}
 	}
 }
 
@@ -651,7 +687,7 @@ static void on_readable(struct agent_source *s, short revents)
 		session_on_eof();
 		return;
 	}
-	while (session.open && wire_decoder_next(&session.in, &h, &payload))
+	while (output_is_open() && wire_decoder_next(&session.in, &h, &payload))
 		on_frame(&h, payload);
 }
 
@@ -668,16 +704,17 @@ void session_open(int in_fd, int out_fd)
 	if (!session.in.data)
 		wire_decoder_init(&session.in);
 	wire_decoder_reset(&session.in);
-	session.open = true;
 	session.attached = session.refused = false;
 	session.host_id = 0;
-	session.out_fd = out_fd;
-	session.start = session.end = 0;
+	output_open(out_fd);
 	new_nonce();
 	session.source_in = (struct agent_source){.fd = in_fd, .events = POLLIN, .fn = on_readable};
 	session.source_out = (struct agent_source){.fd = out_fd, .fn = on_write_room};
 	agent_source_add(&session.source_in);
 	agent_source_add(&session.source_out);
+	/* A saved guest's copy is spoken to first. */
+	if (freeze_is_frozen())
+		return;
 	send_hello();
 	/* Completes a frame that an earlier life may have left torn. */
 	send_frame(WIRE_PAD, 0, 0, 0, NULL, WIRE_PAYLOAD_MAX);
@@ -685,12 +722,20 @@ void session_open(int in_fd, int out_fd)
 
 void session_close(void)
 {
-	if (!session.open)
+	if (!output_is_open())
 		return;
-	session.open = false;
+	output_close();
 	session.attached = false;
-	session.start = session.end = 0;
 	agent_source_remove(&session.source_in);
 	agent_source_remove(&session.source_out);
-	end_all_calls();
+	output_drop_kept();
+	/* An uploaded agent ends with its stream, and leaves nothing behind. */
+	if (!life_is_guest())
+		end_list(&session.detached);
+	if (freeze_is_frozen() && life_is_guest()) {
+		detach_all_calls();
+		return;
+	}
+	freeze_abandon("the connection to the host has ended");
+	end_list(&session.calls);
 }

@@ -87,6 +87,12 @@ int agent_power(struct agent *a, enum agent_power how, struct error *err)
 
 int agent_set_clock(struct agent *a, int64_t *ret_delta_ns, struct error *err)
 {
+	return agent_set_clock_within(a, REQUEST_TIMEOUT_NS, ret_delta_ns, err);
+}
+
+int agent_set_clock_within(struct agent *a, uint64_t timeout_ns, int64_t *ret_delta_ns,
+			   struct error *err)
+{
 	_cleanup_buf_ struct buf body = {};
 	_cleanup_buf_ struct buf reply = {};
 	struct wire_fields f;
@@ -98,7 +104,7 @@ int agent_set_clock(struct agent *a, int64_t *ret_delta_ns, struct error *err)
 	wire_put_u64(&body, TAG_REALTIME_NS,
 		     (uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec);
 	r = agent_call_simple(a, WIRE_OP_SET_CLOCK, &body, "the guest's clock to be set",
-			      REQUEST_TIMEOUT_NS, &reply, err);
+			      timeout_ns, &reply, err);
 	if (r < 0)
 		return r;
 	f = (struct wire_fields){.data = (const uint8_t *)reply.data, .len = reply.len};

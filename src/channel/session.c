@@ -35,6 +35,8 @@
  *	            +---------------> failed <------|----+  agent_fail()
  *	                             broken: end of the stream, another version, a violation of
  *	                             the protocol; for good
+ *
+ * Beside that, the guest may be at rest (freeze.c): frames are kept until it is awake.
  */
 
 struct agent *agent_ref(struct agent *a)
@@ -50,6 +52,7 @@ void agent_unref(struct agent *a)
 	assert(!a->calls);
 	wire_decoder_done(&a->in);
 	buf_done(&a->out);
+	buf_done(&a->kept);
 	free(a);
 }
 
@@ -66,7 +69,7 @@ const struct error *agent_error(const struct agent *a)
 
 bool agent_has_room(const struct agent *a)
 {
-	return a->out.len + a->writing < OUT_SOFT;
+	return a->out.len + a->writing + a->kept.len < OUT_SOFT;
 }
 
 void agent_send(struct agent *a, enum wire_type type, uint8_t flags, uint16_t arg, uint32_t call,
@@ -80,18 +83,21 @@ void agent_send(struct agent *a, enum wire_type type, uint8_t flags, uint16_t ar
 		.len = (uint32_t)len,
 		.nonce = type == WIRE_ATTACH ? 0 : a->nonce,
 	};
+	/* A guest that is saved is sent nothing but what saves it. */
+	bool keep = a->rest != AWAKE && type != WIRE_FREEZE && type != WIRE_THAW;
+	struct buf *to = keep ? &a->kept : &a->out;
 	uint8_t *p;
 
 	if (error_is_set(&a->broken) || a->freed)
 		return;
-	buf_reserve(&a->out, WIRE_OVERHEAD + len);
-	p = (uint8_t *)a->out.data + a->out.len;
+	buf_reserve(to, WIRE_OVERHEAD + len);
+	p = (uint8_t *)to->data + to->len;
 	if (payload && len > 0)
 		memcpy(p + WIRE_HEADER, payload, len);
 	else
 		memset(p + WIRE_HEADER, 0, len);
 	wire_seal(&h, p, p + WIRE_HEADER + len);
-	a->out.len += WIRE_OVERHEAD + len;
+	to->len += WIRE_OVERHEAD + len;
 	waiters_wake_all(&a->out_ready);
 }
 
@@ -110,6 +116,7 @@ static void send_attach(struct agent *a)
 static void end_session(struct agent *a, const struct error *err)
 {
 	a->session_up = false;
+	freeze_on_end(a, err);
 	calls_fail_all(a, err);
 	waiters_wake_all(&a->hello_waiters);
 }
@@ -145,7 +152,7 @@ void agent_revive(struct agent *a)
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-static void parse_hello(const struct wire_fields *f, struct agent_hello *ret, uint64_t *ret_host_id)
+void agent_parse_hello(const struct wire_fields *f, struct agent_hello *ret, uint64_t *ret_host_id)
 {
 	uint32_t version = 0;
 
@@ -165,7 +172,7 @@ static void on_agent_restart(struct agent *a, const struct agent_hello *hello)
 {
 	struct error err = {};
 
-	if (a->session_up) {
+	if (a->session_up || a->rest != AWAKE) {
 		if (str_eq(hello->boot_id, a->hello.boot_id))
 			error_set(&err, ERROR_CRASH, ECONNRESET, "the guest agent has restarted");
 		else
@@ -175,14 +182,40 @@ static void on_agent_restart(struct agent *a, const struct agent_hello *hello)
 	send_attach(a);
 }
 
+void agent_on_session(struct agent *a, const struct agent_hello *hello, uint64_t nonce)
+{
+	struct error err = {};
+	bool is_news;
+
+	is_news = !a->session_up || nonce != a->nonce || !str_eq(hello->phase, a->hello.phase);
+	if (a->session_up && nonce != a->nonce) {
+		error_set(&err, ERROR_CRASH, ECONNRESET, "the guest agent has begun a new session");
+		end_session(a, &err);
+	}
+	if (!is_news)
+		return;
+	a->nonce = nonce;
+	a->hello = *hello;
+	a->have_hello = true;
+	if (agent_error(a))
+		return; /* late words of a machine that was given up */
+	a->session_up = true;
+	if (a->callbacks.on_hello)
+		a->callbacks.on_hello(a, &a->hello, a->userdata);
+	if (str_eq(hello->phase, "failed") && !agent_error(a)) {
+		error_set(&err, ERROR_CRASH, EIO, "the guest cannot boot: %s", hello->message);
+		agent_fail(a, &err);
+	}
+	waiters_wake_all(&a->hello_waiters);
+}
+
 static void on_hello(struct agent *a, const struct wire_header *h, const struct wire_fields *f)
 {
 	struct agent_hello hello;
 	struct error err = {};
 	uint64_t host_id;
-	bool is_news;
 
-	parse_hello(f, &hello, &host_id);
+	agent_parse_hello(f, &hello, &host_id);
 	if (hello.version != WIRE_VERSION) {
 		error_set(
 			&err, ERROR_INFRA, EPROTO,
@@ -196,29 +229,12 @@ static void on_hello(struct agent *a, const struct wire_header *h, const struct 
 		return;
 	}
 	if (host_id != a->host_id) {
-		on_agent_restart(a, &hello);
+		/* Of a copied guest: late words to the host that it was saved by. */
+		if (host_id == 0 || a->rest == AWAKE)
+			on_agent_restart(a, &hello);
 		return;
 	}
-	is_news = !a->session_up || h->nonce != a->nonce || !str_eq(hello.phase, a->hello.phase);
-	if (a->session_up && h->nonce != a->nonce) {
-		error_set(&err, ERROR_CRASH, ECONNRESET, "the guest agent has begun a new session");
-		end_session(a, &err);
-	}
-	if (!is_news)
-		return;
-	a->nonce = h->nonce;
-	a->hello = hello;
-	a->have_hello = true;
-	if (agent_error(a))
-		return; /* late words of a machine that was given up */
-	a->session_up = true;
-	if (a->callbacks.on_hello)
-		a->callbacks.on_hello(a, &a->hello, a->userdata);
-	if (str_eq(hello.phase, "failed") && !agent_error(a)) {
-		error_set(&err, ERROR_CRASH, EIO, "the guest cannot boot: %s", hello.message);
-		agent_fail(a, &err);
-	}
-	waiters_wake_all(&a->hello_waiters);
+	agent_on_session(a, &hello, h->nonce);
 }
 
 static void on_refuse(struct agent *a, const struct wire_fields *f)
@@ -238,6 +254,11 @@ static void on_frame(struct agent *a, const struct wire_header *h, const uint8_t
 	if (h->type == WIRE_HELLO) {
 		if (wire_fields_valid(payload, h->len))
 			on_hello(a, h, &f);
+		return;
+	}
+	if (h->type == WIRE_FROZEN || h->type == WIRE_THAWED) {
+		if (wire_fields_valid(payload, h->len))
+			freeze_on_frame(a, h, payload);
 		return;
 	}
 	if (h->type == WIRE_PAD || !a->session_up || h->nonce != a->nonce)
@@ -327,7 +348,7 @@ static void on_start(void *userdata)
 	fiber_start("agent writer", writer_main, agent_ref(a), NULL);
 }
 
-struct agent *agent_new(struct io *io, const struct agent_callbacks *cb, void *userdata)
+static struct agent *new_silent(struct io *io, const struct agent_callbacks *cb, void *userdata)
 {
 	struct agent *a = xcalloc(1, sizeof(*a));
 
@@ -339,10 +360,25 @@ struct agent *agent_new(struct io *io, const struct agent_callbacks *cb, void *u
 	wire_decoder_init(&a->in);
 	while (a->host_id == 0)
 		(void)!getrandom(&a->host_id, sizeof(a->host_id), 0);
+	a->starter = timer_start(0, on_start, a);
+	return a;
+}
+
+struct agent *agent_new(struct io *io, const struct agent_callbacks *cb, void *userdata)
+{
+	struct agent *a = new_silent(io, cb, userdata);
+
 	send_attach(a);
 	/* Completes a frame that an earlier host may have left torn. */
 	agent_send(a, WIRE_PAD, 0, 0, 0, NULL, WIRE_PAYLOAD_MAX);
-	a->starter = timer_start(0, on_start, a);
+	return a;
+}
+
+struct agent *agent_new_frozen(struct io *io, const struct agent_callbacks *cb, void *userdata)
+{
+	struct agent *a = new_silent(io, cb, userdata);
+
+	a->rest = FROZEN;
 	return a;
 }
 

@@ -60,6 +60,14 @@ struct agent {
 	struct agent_call *calls;
 	size_t n_calls;
 	uint32_t next_id;
+
+	/* Saving the guest: while it is not AWAKE, frames go into kept. */
+	enum agent_rest { AWAKE, FREEZING, FROZEN, THAWING } rest;
+	struct buf kept;
+	uint32_t rest_number;	 /* of the latest request */
+	struct error rest_error; /* what it came to */
+	bool clock_set;		 /* by the latest thaw */
+	struct waiters rest_waiters;
 };
 
 /* More than that waits to be written: senders of bodies and data wait. */
@@ -76,6 +84,17 @@ void agent_break(struct agent *a, const struct error *err);
 void agent_send(struct agent *a, enum wire_type type, uint8_t flags, uint16_t arg, uint32_t call,
 		const void *payload, size_t len);
 bool agent_has_room(const struct agent *a);
+/* A HELLO of this very session: the first, of a new session, or of a new phase. */
+void agent_on_session(struct agent *a, const struct agent_hello *hello, uint64_t nonce);
+void agent_parse_hello(const struct wire_fields *f, struct agent_hello *ret, uint64_t *ret_host_id);
+
+/* freeze.c, for the session: an answer; the session's end, or the guest's own restart. */
+void freeze_on_frame(struct agent *a, const struct wire_header *h, const uint8_t *payload);
+void freeze_on_end(struct agent *a, const struct error *err);
+
+/* The guest's clock by SET_CLOCK; ops.c. */
+int agent_set_clock_within(struct agent *a, uint64_t timeout_ns, int64_t *ret_delta_ns,
+			   struct error *err);
 
 /* call.c, for the session: a frame for a call; all calls fail. */
 void calls_on_frame(struct agent *a, const struct wire_header *h, const uint8_t *payload);

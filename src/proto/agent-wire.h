@@ -36,11 +36,18 @@
  * behind the header of the torn one. Whoever begins a stream sends PAD of the largest size behind
  *its greeting, so that a torn frame is always completed and the greeting in it found.
  *
+ * Saving a guest. FREEZE: the agent sends what it has begun, stops the calendar timers, and answers
+ * FROZEN, behind which it writes nothing; the host has written nothing behind FREEZE. So no byte
+ * is in a queue when the guest's memory is saved. THAW begins again, on this guest or a copy of it:
+ * with the session's host id everything goes on under the same nonce; another id begins a session,
+ * and the commands of the old one live on unheard. The answers repeat the request's number. THAW
+ * without a time and a seed only ends the rest. ATTACH ends it, too.
+ *
  * Credit. Each stream of a call starts with WIRE_WINDOW bytes in its direction; the reader
  * grants more (CREDIT) as it consumes. Who sends more than was granted is cut off.
  */
 
-#define WIRE_VERSION	 1
+#define WIRE_VERSION	 2
 #define WIRE_MAGIC	 0x59534195u /* 95 41 53 59: "\x95" "ASY" */
 #define WIRE_HEADER	 28
 #define WIRE_TRAILER	 4
@@ -55,21 +62,20 @@
 #define WIRE_CALLS_MAX 1024 /* under way at once */
 
 enum wire_type {
-	WIRE_ATTACH = 1, /* host → agent: TAG_VERSION, TAG_BUILD, TAG_HOST_ID */
-	WIRE_HELLO,	 /* agent → host: see TAG_*; again when the phase changes */
-	WIRE_PAD,	 /* both: ignored */
-	WIRE_REFUSE,	 /* both: fields of an error; the peer's session cannot go on */
-	WIRE_CALL,	 /* host → agent */
-	WIRE_REPLY,	 /* agent → host: the call is over; the last frame of it */
-	WIRE_MESSAGE,	 /* both: fields within a call (started; send a signal) */
-	WIRE_DATA,	 /* both: bytes of a stream; WIRE_FIN: the stream's end */
-	WIRE_CREDIT,	 /* both: TAG_CREDIT more bytes may be sent on the stream */
-	WIRE_CANCEL,	 /* host → agent: arg is a WIRE_CANCEL_* reason; REPLY follows */
-	/* Reserved for saving and restoring a guest; a session of version 1 refuses them. */
-	WIRE_FREEZE = 32,
-	WIRE_FROZEN,
-	WIRE_THAW,
-	WIRE_THAWED,
+	WIRE_ATTACH = 1,  /* host → agent: TAG_VERSION, TAG_BUILD, TAG_HOST_ID */
+	WIRE_HELLO,	  /* agent → host: see TAG_*; again when the phase changes */
+	WIRE_PAD,	  /* both: ignored */
+	WIRE_REFUSE,	  /* both: fields of an error; the peer's session cannot go on */
+	WIRE_CALL,	  /* host → agent */
+	WIRE_REPLY,	  /* agent → host: the call is over; the last frame of it */
+	WIRE_MESSAGE,	  /* both: fields within a call (started; send a signal) */
+	WIRE_DATA,	  /* both: bytes of a stream; WIRE_FIN: the stream's end */
+	WIRE_CREDIT,	  /* both: TAG_CREDIT more bytes may be sent on the stream */
+	WIRE_CANCEL,	  /* host → agent: arg is a WIRE_CANCEL_* reason; REPLY follows */
+	WIRE_FREEZE = 32, /* host → agent: rest; `call` is the number of this request */
+	WIRE_FROZEN,	  /* agent → host: nothing follows; or an error, and nothing rests */
+	WIRE_THAW,	  /* host → agent, any nonce: see TAG_REALTIME_NS and TAG_SEED */
+	WIRE_THAWED,	  /* agent → host: HELLO's fields, TAG_DELTA_NS, an error */
 };
 
 #define WIRE_FIN  0x01 /* DATA: the last of the stream */
@@ -150,6 +156,8 @@ enum wire_tag {
 	TAG_HOW = 64,	 /* str: "poweroff", "reboot" */
 	TAG_REALTIME_NS, /* u64: CLOCK_REALTIME (as an i64) */
 	TAG_DELTA_NS,	 /* u64: an i64 */
+	TAG_SEED,	 /* bytes for the kernel's random generator, all of them random */
+	TAG_MACHINE_ID,	 /* str: 32 hex digits */
 
 	/* waits */
 	TAG_UNIT = 80,	 /* str */

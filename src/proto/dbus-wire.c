@@ -530,8 +530,14 @@ void dbus_wire_call(struct buf *out, uint32_t serial, const char *path, const ch
 	patch_u32(&b, FIXED_BYTES, b.len - FIXED_BYTES - 4);
 	put_align(&b, 8);
 	start = b.len;
-	for (size_t i = 0; signature[i]; i++)
-		put_string(&b, args[i]);
+	for (const char *type = signature; *type; type++) {
+		if (*type == 'a') {
+			/* Its length in bytes, with the string's own length and NUL. */
+			put_u32(&b, 4 + strlen(*args) + 1);
+			continue;
+		}
+		put_string(&b, *args++);
+	}
 	patch_u32(&b, 4, b.len - start);
 	buf_append(out, b.data, b.len);
 }

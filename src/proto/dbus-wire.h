@@ -43,8 +43,8 @@ struct dbus_message {
 ssize_t dbus_wire_parse(const void *data, size_t len, struct dbus_message *ret);
 
 /*
- * Appends a method call whose arguments are strings (signature of 's' and 'o' only, one string
- * for each character).
+ * Appends a method call whose arguments are strings: a signature of 's', 'o', and "as", which is an
+ * array of a single one here. One string for each 's' and 'o'.
  */
 void dbus_wire_call(struct buf *out, uint32_t serial, const char *path, const char *interface,
 		    const char *member, const char *signature, const char *const *args);

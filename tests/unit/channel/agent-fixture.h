@@ -14,8 +14,7 @@
 #include "channel/agent.h"
 #include "loop/process.h"
 
-/* The program's first argument. */
-static const char *agent_program;
+extern const char *agent_program; /* argv[1] of the test */
 
 struct fixture {
 	struct agent *agent;

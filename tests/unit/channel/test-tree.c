@@ -5,6 +5,8 @@
 #include "proto/agent-wire.h"
 #include "proto/tree-wire.h"
 
+const char *agent_program;
+
 /* --- the real agent -----------------------------------------------------------------------------
  */
 

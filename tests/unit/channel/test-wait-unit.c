@@ -2,6 +2,7 @@
 /* Waiting for units, with the real agent and a scripted systemd that sd-bus speaks for. */
 #include "agent-fixture.h"
 
+const char *agent_program;
 static const char *peer_program;
 
 static int wait_unit(struct fixture *f, const char *arg, uint64_t timeout_ns, struct error *err)

@@ -5,6 +5,8 @@
 #include <arpa/inet.h>
 #include <sys/un.h>
 
+const char *agent_program;
+
 /* --- the waits by name ------------------------------------------------------------------------ */
 
 static int wait_file(struct fixture *f, const char *arg, uint64_t timeout_ns, struct error *err)
