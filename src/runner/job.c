@@ -37,7 +37,9 @@ struct attempt {
 	struct timer *timer;
 	uint64_t phase_ns; /* time-out of the phase under way */
 	bool overtime;	   /* killed because of it */
-	bool cancel_sent;
+	bool job_sent;	   /* completely: what else is for the worker may follow */
+	struct waiters sent;
+	bool is_cancelled; /* its end is near: no phase gets time any more */
 	char phase[16];
 	FILE *events;
 	uint64_t events_bytes, dropped;
@@ -59,14 +61,15 @@ static void on_overtime(void *userdata)
 static void set_phase(struct attempt *a, const char *name, uint64_t timeout_ns)
 {
 	snprintf(a->phase, sizeof(a->phase), "%s", name);
-	if (!timeout_ns || a->cancel_sent)
+	if (!timeout_ns || a->is_cancelled)
 		return;
 	a->phase_ns = timeout_ns;
 	timer_free(a->timer);
 	a->timer = timer_start(deadline_in(timeout_ns + OVERTIME_NS), on_overtime, a);
 }
 
-/* Waits for somebody to stop the run; then asks the worker to end, and soon makes it. */
+/* Waits for somebody to stop the run; then asks the worker to end, and soon makes it. Its message
+ * must not come into the middle of the job's, which a worker may be slow to take. */
 static int canceller_fiber(void *userdata)
 {
 	struct attempt *a = userdata;
@@ -75,9 +78,12 @@ static int canceller_fiber(void *userdata)
 	while (!a->run->cancel)
 		if (fiber_wait(&a->run->changed, NS_FOREVER, "the run's end", NULL) < 0)
 			return 0;
-	a->cancel_sent = true;
+	a->is_cancelled = true;
 	timer_free(a->timer);
 	a->timer = timer_start(deadline_in(INTERRUPT_NS), on_overtime, a);
+	while (!a->job_sent)
+		if (fiber_wait(&a->sent, NS_FOREVER, "the job to be sent", NULL) < 0)
+			return 0;
 	msg = json_pack("{s:s}", "cmd", "cancel");
 	(void)wire_write(a->child.control, msg, INTERRUPT_NS, NULL);
 	json_decref(msg);
@@ -258,6 +264,8 @@ static int converse(struct attempt *a, struct error *err)
 
 	r = wire_write(a->child.control, msg, FIRST_PHASE_NS, err);
 	json_decref(msg);
+	a->job_sent = r == 0;
+	waiters_wake_all(&a->sent);
 	if (r == -EPIPE || r == -ECONNRESET) {
 		/* It is gone already; how it ended says more. */
 		error_clear(err);
@@ -306,6 +314,18 @@ static void tell_leftovers(struct attempt *a)
 	}
 }
 
+/* Why running workers are told to end: a user's wish, or what the runner itself cannot go on with.
+ */
+static void explain_cancel(const struct run *run, struct error *ret)
+{
+	if (run->interrupted || !error_is_set(&run->broken)) {
+		error_set(ret, ERROR_CANCELLED, ECANCELED, "interrupted");
+		return;
+	}
+	*ret = run->broken;
+	error_prefix(ret, "the run cannot go on");
+}
+
 /* Why a worker did not get to tell a verdict itself. */
 static void explain_end(struct attempt *a, const struct error *failed, struct error *ret)
 {
@@ -313,7 +333,7 @@ static void explain_end(struct attempt *a, const struct error *failed, struct er
 	char text[FORMAT_MAX];
 
 	if (a->run->cancel) {
-		error_set(ret, ERROR_CANCELLED, ECANCELED, "interrupted");
+		explain_cancel(a->run, ret);
 	} else if (a->overtime) {
 		error_set(ret, ERROR_DEADLINE, ETIMEDOUT,
 			  "'%s' did not end 15 s after its time-out of %s and was killed", a->phase,
@@ -478,11 +498,15 @@ static void finish_run(struct attempt *a, size_t i)
 {
 	struct test_case *t = &a->job->tests[i];
 	json_t *end = a->collectors[i].end, *error = json_object_get(end, "error");
+	struct error why = {};
 	json_t *result;
 
 	/* "cancelled while waiting for …" is where it stood, not what happened. */
-	if (str_eq(json_string_value(json_object_get(error, "kind")), "cancelled"))
-		json_object_set_new(error, "message", json_string("interrupted"));
+	if (str_eq(json_string_value(json_object_get(error, "kind")), "cancelled")) {
+		explain_cancel(a->run, &why);
+		json_object_set_new(error, "kind", json_string(error_kind_name(why.kind)));
+		json_object_set_new(error, "message", text_json(why.message));
+	}
 	note_attempt(a, i);
 	result = json_pack("{s:O, s:s, s:O, s:O*, s:O*}", "seconds",
 			   json_object_get(end, "seconds"), "dir", a->dir, "attempts", t->attempts,

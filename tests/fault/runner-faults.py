@@ -221,6 +221,9 @@ class Fault(unittest.TestCase):
         status, output = self.run_assay("-j1", "-o", "small", "a.lua")
         self.assertEqual(status, 3, output)
         self.assertIn("No space left on device", output)
+        # Nobody has interrupted it.
+        self.assertNotIn("interrupted", output)
+        self.assertRegex(output, r"ERROR a.lua: a .*\n  the run cannot go on: cannot write to ")
         self.assert_nothing_left()
 
     # --- Ctrl-C ------------------------------------------------------------------------------------
