@@ -172,9 +172,13 @@ const struct command command_check = {
 	.summary = "find mistakes in test files without starting anything",
 	.doc = "Loads the files and checks everything that can be known beforehand: syntax, names "
 	       "and\n"
-	       "options, images, capabilities, methods that need an agent on machines without "
-	       "one.\n"
-	       "Exit status 2 if there is a problem.\n",
+	       "options (also those in calls within tests), regular expressions that are written "
+	       "out,\n"
+	       "images, capabilities, methods that need an agent on machines without one. What "
+	       "stands in\n"
+	       "*assert_error()* or *pcall()* is taken to be wrong on purpose. Exit status 2 if "
+	       "there is a\n"
+	       "problem.\n",
 	.options = list_options,
 	.opts_size = sizeof(struct run_command_opts),
 	.done = run_command_done,

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/str.h"
-#include "lua/lua-internal.h"
+#include "lua/check-internal.h"
 
 /*
  * Theory of operation
@@ -13,23 +13,10 @@
  * Evaluating a file finds what is wrong with its declarations; what stands in the bodies would come
  * out only in a run, maybe after minutes. This reads the file's tokens (no grammar, no types) and
  * tells what is wrong beyond doubt: a call of a function or method that does not exist, that
- * nothing in the file defines, and whose name is near one that does exist; and a method that needs
- * the agent, of a machine without one. It had rather miss a mistake than invent one.
+ * nothing in the file defines, and whose name is near one that does exist; a method that needs
+ * the agent, of a machine without one; and arguments (check-args.c). It had rather miss a mistake
+ * than invent one.
  */
-enum token_type { TOKEN_END, TOKEN_NAME, TOKEN_STRING, TOKEN_OTHER };
-
-struct token {
-	enum token_type type;
-	const char *at;
-	size_t len;
-	int line;
-};
-
-struct tokens {
-	struct token *list;
-	size_t n;
-};
-
 /* --- the lexer -------------------------------------------------------------------------------- */
 
 /* Length of a long bracket `[==[ … ]==]` at p, 0 if there is none. */
@@ -135,12 +122,12 @@ static void read_tokens(const char *text, struct tokens *ret)
 /* --- reading it ----------------------------------------------------------------------------------
  */
 
-static bool is(const struct token *t, const char *text)
+bool token_is(const struct token *t, const char *text)
 {
 	return t->len == strlen(text) && memcmp(t->at, text, t->len) == 0;
 }
 
-static bool same(const struct token *a, const struct token *b)
+bool token_same(const struct token *a, const struct token *b)
 {
 	return a->type == b->type && a->len == b->len && memcmp(a->at, b->at, a->len) == 0;
 }
@@ -151,12 +138,12 @@ static bool is_call(const struct tokens *t, size_t i)
 	const struct token *next = &t->list[i + 1];
 
 	return t->list[i].type == TOKEN_NAME &&
-	       (is(next, "(") || is(next, "{") || next->type == TOKEN_STRING);
+	       (token_is(next, "(") || token_is(next, "{") || next->type == TOKEN_STRING);
 }
 
-static bool is_after(const struct tokens *t, size_t i, const char *text)
+bool token_is_after(const struct tokens *t, size_t i, const char *text)
 {
-	return i > 0 && is(&t->list[i - 1], text);
+	return i > 0 && token_is(&t->list[i - 1], text);
 }
 
 static bool is_keyword(const struct token *t)
@@ -167,7 +154,7 @@ static bool is_keyword(const struct token *t)
 		"repeat",   "return", "then", "true", "until",	"while"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (is(t, words[i]))
+		if (token_is(t, words[i]))
 			return true;
 	return false;
 }
@@ -175,19 +162,17 @@ static bool is_keyword(const struct token *t)
 /* function name(…), function x.y:name(…) */
 static bool is_definition(const struct tokens *t, size_t i)
 {
-	while (i >= 2 && (is_after(t, i, ".") || is_after(t, i, ":")))
+	while (i >= 2 && (token_is_after(t, i, ".") || token_is_after(t, i, ":")))
 		i -= 2;
-	return is_after(t, i, "function");
+	return token_is_after(t, i, "function");
 }
 
-/* Does the name at i occur anywhere but as a plain call (as a local, a parameter, a field, a
- * function's definition)? Then it may be anything. */
-static bool occurs_otherwise(const struct tokens *t, size_t i, const char *mark)
+bool token_occurs_otherwise(const struct tokens *t, size_t i, const char *mark)
 {
 	for (size_t k = 0; k < t->n; k++) {
-		if (!same(&t->list[k], &t->list[i]))
+		if (!token_same(&t->list[k], &t->list[i]))
 			continue;
-		if (!is_call(t, k) || is_after(t, k, mark) == (*mark == '.'))
+		if (!is_call(t, k) || token_is_after(t, k, mark) == (*mark == '.'))
 			return true;
 		if (is_definition(t, k))
 			return true;
@@ -195,9 +180,7 @@ static bool occurs_otherwise(const struct tokens *t, size_t i, const char *mark)
 	return false;
 }
 
-static void tell(struct script *s, int line, const char *hint, const char *fmt, ...) _printf_(4, 5);
-
-static void tell(struct script *s, int line, const char *hint, const char *fmt, ...)
+void check_tell(struct script *s, int line, const char *hint, const char *fmt, ...)
 {
 	va_list ap;
 	char *message;
@@ -265,10 +248,35 @@ static void check_call(struct script *s, const struct tokens *t, size_t i, const
 		if (str_eq(*n, name))
 			return;
 	near = nearest_name(name, names);
-	if (!near || occurs_otherwise(t, i, method ? ":" : "."))
+	if (!near || token_occurs_otherwise(t, i, method ? ":" : "."))
 		return;
 	hint = xasprintf("did you mean '%s'?", near);
-	tell(s, t->list[i].line, hint, "there is no %s '%s'", method ? "method" : "function", name);
+	check_tell(s, t->list[i].line, hint, "there is no %s '%s'", method ? "method" : "function",
+		   name);
+}
+
+/* What stands in there is wrong on purpose. */
+static bool expects_error(const struct tokens *t, size_t i)
+{
+	static const char *const names[] = {"assert_error", "pcall", "xpcall"};
+
+	for (size_t k = 0; k < ARRAY_SIZE(names); k++)
+		if (token_is(&t->list[i], names[k]))
+			return token_is(&t->list[i + 1], "(");
+	return false;
+}
+
+/* The parenthesis that closes the arguments of the call at i. */
+static size_t end_of_call(const struct tokens *t, size_t i)
+{
+	int nest = 0;
+
+	for (i++; t->list[i].type != TOKEN_END; i++) {
+		nest += token_is(&t->list[i], "(") - token_is(&t->list[i], ")");
+		if (nest == 0)
+			break;
+	}
+	return i;
 }
 
 /* --- machines without an agent
@@ -278,13 +286,14 @@ static bool needs_agent(const struct token *method)
 {
 	static const char *const also[] = {"guest_screenshot", "wait_for_boot", "forward_port"};
 
-	if (is(method, "get_console_log"))
+	if (token_is(method, "get_console_log"))
 		return false;
 	for (size_t i = 0; i < ARRAY_SIZE(also); i++)
-		if (is(method, also[i]))
+		if (token_is(method, also[i]))
 			return true;
 	for (const struct api_doc *d = api_docs; d->name; d++)
-		if (str_starts(d->name, "machine:") && is(method, d->name + strlen("machine:")))
+		if (str_starts(d->name, "machine:") &&
+		    token_is(method, d->name + strlen("machine:")))
 			return str_eq(d->section, "Machine: commands") ||
 			       str_eq(d->section, "Machine: waiting for a state") ||
 			       str_eq(d->section, "Machine: files, logs");
@@ -299,8 +308,8 @@ static const struct token *variable_of(const struct tokens *t, const struct hand
 	for (size_t i = 2; i + 2 < t->n; i++) {
 		const struct token *arg = &t->list[i + 2];
 
-		if (is(&t->list[i], "machine") && is(&t->list[i - 1], "=") &&
-		    t->list[i - 2].type == TOKEN_NAME && is(&t->list[i + 1], "(") &&
+		if (token_is(&t->list[i], "machine") && token_is(&t->list[i - 1], "=") &&
+		    t->list[i - 2].type == TOKEN_NAME && token_is(&t->list[i + 1], "(") &&
 		    arg->type == TOKEN_STRING && arg->len == len + 2 &&
 		    memcmp(arg->at + 1, h->name, len) == 0)
 			return &t->list[i - 2];
@@ -308,18 +317,50 @@ static const struct token *variable_of(const struct tokens *t, const struct hand
 	return NULL;
 }
 
+const struct handle *token_machine(struct script *s, const struct tokens *t,
+				   const struct token *variable)
+{
+	for (size_t g = 0; g < s->n_groups; g++)
+		for (size_t i = 0; i < s->groups[g]->n_machines; i++) {
+			const struct handle *h = s->groups[g]->machines[i];
+			const struct token *own = variable_of(t, h);
+
+			if (own && token_same(own, variable))
+				return h;
+		}
+	return NULL;
+}
+
+/* Groups may each have a variable of this name. */
+static bool may_have_agent(struct script *s, const struct tokens *t, const struct token *variable)
+{
+	for (size_t g = 0; g < s->n_groups; g++)
+		for (size_t i = 0; i < s->groups[g]->n_machines; i++) {
+			const struct handle *h = s->groups[g]->machines[i];
+			const struct token *own = variable_of(t, h);
+
+			if (own && token_same(own, variable) &&
+			    !json_is_false(json_object_get(h->spec, "agent")))
+				return true;
+		}
+	return false;
+}
+
 static void check_agentless(struct script *s, const struct tokens *t, const struct handle *h)
 {
 	const struct token *variable = variable_of(t, h);
 
-	if (!variable)
+	if (!variable || may_have_agent(s, t, variable))
 		return;
-	for (size_t i = 0; i + 2 < t->n; i++)
-		if (same(&t->list[i], variable) && is(&t->list[i + 1], ":") &&
-		    needs_agent(&t->list[i + 2]))
-			tell(s, t->list[i].line, NULL,
-			     "machine '%s' has agent = false, but '%.*s' needs the agent", h->name,
-			     (int)t->list[i + 2].len, t->list[i + 2].at);
+	for (size_t i = 0; i + 2 < t->n; i++) {
+		if (expects_error(t, i))
+			i = end_of_call(t, i);
+		else if (token_same(&t->list[i], variable) && token_is(&t->list[i + 1], ":") &&
+			 needs_agent(&t->list[i + 2]))
+			check_tell(s, t->list[i].line, NULL,
+				   "machine '%s' has agent = false, but '%.*s' needs the agent",
+				   h->name, (int)t->list[i + 2].len, t->list[i + 2].at);
+	}
 }
 
 void check_source(struct script *s)
@@ -335,9 +376,14 @@ void check_source(struct script *s)
 		return;
 	read_tokens(text, &t);
 	for (size_t i = 0; i < t.n; i++) {
-		if (!is_call(&t, i) || is_keyword(&t.list[i]) || is_after(&t, i, "."))
+		if (!is_call(&t, i) || is_keyword(&t.list[i]))
 			continue;
-		if (is_after(&t, i, ":"))
+		check_arguments(s, &t, i);
+		if (expects_error(&t, i))
+			i = end_of_call(&t, i);
+		else if (token_is_after(&t, i, "."))
+			continue;
+		else if (token_is_after(&t, i, ":"))
 			check_call(s, &t, i, methods, true);
 		else
 			check_call(s, &t, i, globals, false);
