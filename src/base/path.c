@@ -131,8 +131,7 @@ int path_cache_dir(char **ret, struct error *err)
 	return 0;
 }
 
-/* Makes a directory that nobody else can have prepared for us. */
-static int make_private_dir(const char *dir, struct error *err)
+int path_make_private_dir(const char *dir, struct error *err)
 {
 	struct stat st;
 
@@ -163,7 +162,7 @@ int path_runtime_dir(char **ret, struct error *err)
 		dir = path_join(base, "assay");
 	else
 		dir = xasprintf("/tmp/assay-%u", (unsigned)geteuid());
-	r = make_private_dir(dir, err);
+	r = path_make_private_dir(dir, err);
 	if (r < 0) {
 		error_hint(err, "set XDG_RUNTIME_DIR to a directory of your own");
 		return r;

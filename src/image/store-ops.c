@@ -206,7 +206,7 @@ int image_store_remove(const char *which, size_t *ret_removed, struct error *err
 	for (size_t i = 0; i < n && r >= 0; i++) {
 		if (!matches(&infos[i], which))
 			continue;
-		r = store_remove(&s, infos[i].dir, err);
+		r = store_remove(&s, infos[i].dir, false, err);
 		removed += r >= 0;
 	}
 	image_infos_free(infos, n);
@@ -235,7 +235,7 @@ static void remove_damaged(const struct store *s)
 		_cleanup_manifest_ struct manifest m = {};
 
 		if (manifest_read(*dir, &m, NULL) < 0)
-			(void)store_remove(s, *dir, NULL);
+			(void)store_remove(s, *dir, false, NULL);
 	}
 }
 
@@ -276,7 +276,7 @@ int image_store_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct erro
 	qsort(infos, n, sizeof(*infos), compare_by_use);
 	image_store_usage(&now, NULL);
 	for (size_t i = 0; i < n && !infos[i].is_current; i++)
-		(void)store_remove(&s, infos[i].dir, NULL);
+		(void)store_remove(&s, infos[i].dir, false, NULL);
 	image_store_usage(&now, NULL);
 	if (now > max_bytes)
 		remove_archives(&s);
@@ -286,7 +286,7 @@ int image_store_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct erro
 			break;
 		/* In use: stays. Nobody could start its machines again. */
 		if (infos[i].is_current)
-			(void)store_remove(&s, infos[i].dir, NULL);
+			(void)store_remove(&s, infos[i].dir, false, NULL);
 	}
 	image_infos_free(infos, n);
 	image_store_usage(&now, NULL);

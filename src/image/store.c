@@ -20,10 +20,11 @@ static const struct {
 	const char *thing, *dir;
 	const char *waiting; /* for the lock of whoever makes one */
 	bool synced;	     /* must last beyond a crash of the host */
+	bool other_owners;   /* holds files of an ordinary user's mapped ids */
 } KINDS[] = {
-	[STORE_IMAGES] = {"image", "images", "another build of the same image", true},
+	[STORE_IMAGES] = {"image", "images", "another build of the same image", true, true},
 	[STORE_TEMPLATES] = {"template", "templates", "another run that makes the same template",
-			     false},
+			     false, false},
 };
 
 int store_open(enum store_kind kind, struct store *ret, struct error *err)
@@ -248,6 +249,12 @@ static void clean_locks(const struct store *s)
 		closedir(dir);
 }
 
+static int remove_tree(const struct store *s, const char *path, struct error *err)
+{
+	return KINDS[s->kind].other_owners ? store_remove_tree(path, err)
+					   : path_remove_tree(path, err);
+}
+
 void store_clean_stale(const struct store *s)
 {
 	_cleanup_strv_ char **failed = NULL;
@@ -262,7 +269,7 @@ void store_clean_stale(const struct store *s)
 		if (!path)
 			return;
 		log_debug("removing what an interrupted build left: %s", path);
-		if (store_remove_tree(path, &err) < 0) {
+		if (remove_tree(s, path, &err) < 0) {
 			log_debug("%s", err.message);
 			strv_push(&failed, path);
 		}
@@ -346,7 +353,7 @@ int store_commit(const struct store *s, const char *tmp, int fd, const char *nam
 	return 0;
 }
 
-int store_remove(const struct store *s, const char *dir, struct error *err)
+int store_remove(const struct store *s, const char *dir, bool even_in_use, struct error *err)
 {
 	_cleanup_close_ int fd = open_dir(dir), lock = -EBADF;
 	_cleanup_free_ char *gone = NULL;
@@ -359,7 +366,7 @@ int store_remove(const struct store *s, const char *dir, struct error *err)
 	r = lock_store(s, &lock);
 	if (r < 0)
 		return error_set_errno(err, ERROR_INFRA, -r, "cannot lock the store '%s'", s->dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0 && !even_in_use)
 		return error_set(err, ERROR_USAGE, EBUSY, "%s '%s' is in use by a machine",
 				 KINDS[s->kind].thing, path_basename(dir));
 	if (!is_still(fd, dir))
@@ -367,7 +374,7 @@ int store_remove(const struct store *s, const char *dir, struct error *err)
 	r = move_away(s, dir, &gone, err);
 	cleanup_close(&lock);
 	lock = -EBADF;
-	return r < 0 || !gone ? r : store_remove_tree(gone, err);
+	return r < 0 || !gone ? r : remove_tree(s, gone, err);
 }
 
 static int is_entry(const struct dirent *d)

@@ -53,7 +53,7 @@ int store_commit(const struct store *s, const char *tmp, int fd, const char *nam
 /* Removes a tree, also what belongs to an ordinary user's mapped ids. Fiber only. */
 int store_remove_tree(const char *path, struct error *err);
 /* Removes every tmp.* whose owner is gone, and locks that nobody holds. Never an error: what stays
- * is tried again next time. Fiber only. */
+ * is tried again next time. Images: fiber only. */
 void store_clean_stale(const struct store *s);
 
 /* The complete entry of a digest, whatever its name; NULL if there is none. malloc'd. */
@@ -64,8 +64,9 @@ int store_lock_shared(const struct store *s, const char *dir, int *ret_fd);
 bool store_in_use(const struct store *s, const char *dir);
 /* Removes a complete entry: first out of sight under a name that counts as rubbish, then gone;
  * killed in between, the next cleaning finishes the work. 0 if it is not there. -EBUSY/USAGE
- * if somebody uses it. Fiber only. */
-int store_remove(const struct store *s, const char *dir, struct error *err);
+ * if somebody uses it, unless even_in_use: for those who have open all that they need. Images:
+ * fiber only. */
+int store_remove(const struct store *s, const char *dir, bool even_in_use, struct error *err);
 /* All complete entries' directories, sorted. */
 char **store_dirs(const struct store *s);
 /* Blocks in use below path, in bytes; files with several links count once for each directory. */

@@ -16,18 +16,19 @@
  *	a group after `setup`	key: made by the runner of the boot keys of all its machines and
  *				of all that setup consists of; any number of machines
  *
- * Both are one thing to the store: a directory templates/<key12…>/ with a manifest and, for each
+ * Both are one thing to the store: a directory templates/<key12>/ with a manifest and, for each
  * machine, its files. It appears under its name by rename(2) when everything in it is complete, is
- * locked like an image, and is never written again but for its time of use. Guest RAM lies in it
- * or on a tmpfs (whichever has the room; the manifest says where). The state file's digest is
- * checked at every open, of the larger files size, mtime and inode.
+ * locked like an image, and is never written again but for its time of use and cost. Guest RAM lies
+ * in it or on a tmpfs (/dev/shm, $ASSAY_TMPFS; whichever has the room). The state file's digest is
+ * checked at every open, of the larger files size, mtime and inode. A template counts in the boot
+ * of the host that made it only: nothing of it is synced to disk.
  */
 
-/* What makes a booted machine what it is, as a hex digest: image, agent build, definition,
- * hypervisor (backend's words: version, machine type, CPU, ROMs, argv without paths). The image
- * must exist. ERROR_UNSUPPORTED (with the reason in words that complete "booted anew, as …"): the
- * machine cannot be saved (a disk that is written through, no agent, a backend that cannot). Fiber
- * only. */
+/* What makes a booted machine what it is, as a hex digest: image, agent build, definition (but for
+ * `autostart`, so a group's key needs that of its machines besides), hypervisor (backend's words:
+ * version, machine type, CPU, ROMs, argv without paths). The image must exist. ERROR_UNSUPPORTED
+ * (with the reason in words that complete "booted anew, as …"): the machine cannot be saved (a disk
+ * that is written through, no agent, a backend that cannot). Fiber only. */
 int template_boot_key(const struct machine_spec *spec, const struct machine_env *env,
 		      char ret[DIGEST_HEX_MAX], struct error *err);
 
@@ -58,14 +59,23 @@ int template_open(const char *key, struct template **ret, struct error *err);
 int template_lock(const char *key, int *ret_fd, struct error *err);
 
 /* Where the files of a template under construction are made (unlinked): memory for bytes of RAM,
- * and overlays and states. malloc'd; both on file systems from where template_commit() can link. */
+ * and overlays and states. malloc'd; both on file systems from where template_commit() can link.
+ * ENOSPC/INFRA: there is no room for the memory. Does not wait. */
 int template_work_dirs(uint64_t memory_bytes, char **ret_memory_dir, char **ret_work_dir,
 		       struct error *err);
 
-/* Links the files of t into the store and gives it its name. All or nothing. Fiber only. */
+/* Where memory of that size would go now, what is free there, and (ret_why, untouched if it is the
+ * tmpfs) why not to the tmpfs. For `assay doctor`. */
+int template_memory_place(uint64_t memory_bytes, char **ret_dir, uint64_t *ret_free_bytes,
+			  struct error *ret_why, struct error *err);
+
+/* Links the files of t into the store (copies what cannot be linked) and gives it its name, instead
+ * of one with the same key. t needs no lock_fd. Then keeps the store within its limit. All or
+ * nothing: an error (ENOSPC/INFRA) leaves nothing behind. Does not wait, but for the copying. */
 int template_commit(const struct template *t, struct error *err);
 
-/* Throws one away (it did not restore, say). Those who have it open go on. Fiber only. */
+/* Throws one away (it did not restore, say); 0 if there is none. Those who have it open go on. Does
+ * not wait. */
 int template_discard(const char *key, struct error *err);
 /* Remembers what a fork took (the largest seen counts). Never fails. */
 void template_note_cost(const char *key, uint64_t bytes);
@@ -73,11 +83,18 @@ void template_note_cost(const char *key, uint64_t bytes);
 struct template_info {
 	char key[DIGEST_HEX_MAX];
 	char *title;
-	uint64_t bytes; /* blocks on disk and tmpfs */
-	uint64_t created, used;
+	uint64_t bytes;	       /* blocks on disk and tmpfs */
+	uint64_t memory_bytes; /* of these, on the tmpfs: the host's memory */
+	uint64_t created;      /* seconds since the epoch */
+	uint64_t used_ns;      /* since the epoch */
 	bool in_use;
 };
+/* Most recently used first; those that count no more are left out. */
 int template_list(struct template_info **ret, size_t *ret_n, struct error *err);
 void template_infos_free(struct template_info *infos, size_t n);
-/* Least recently used first, until all together are no larger; those in use stay. Fiber only. */
+/* Removes what counts no more, then the least recently used, until all together are no larger (and
+ * those on the tmpfs no larger than a quarter of the host's memory); those in use stay. Does not
+ * wait. ret_freed_bytes may be NULL. */
 int template_prune(uint64_t max_bytes, uint64_t *ret_freed_bytes, struct error *err);
+/* Bytes on disk and tmpfs of everything in the store. */
+int template_store_usage(uint64_t *ret_bytes, struct error *err);

@@ -217,12 +217,12 @@ FIBER_TEST(only_what_nobody_uses_is_removed)
 	check(!store_in_use(&s, dir));
 	check(store_lock_shared(&s, dir, &shared) == 0);
 	check(store_in_use(&s, dir));
-	check(store_remove(&s, dir, &err) == -EBUSY);
+	check(store_remove(&s, dir, false, &err) == -EBUSY);
 	check(err.kind == ERROR_USAGE);
 	check_str(err.message, "image 'web-aaaabbbbcccc' is in use by a machine");
 	close(shared);
-	check(store_remove(&s, dir, NULL) == 0);
-	check(store_remove(&s, dir, NULL) == 0);
+	check(store_remove(&s, dir, false, NULL) == 0);
+	check(store_remove(&s, dir, false, NULL) == 0);
 	check(count_images(&s, "") == 0);
 }
 
@@ -242,10 +242,10 @@ FIBER_TEST(images_and_templates_are_apart)
 	found = store_find_digest(&templates, DIGEST);
 	check_str(found, dir);
 	check(!store_find_digest(&images, DIGEST));
-	check(store_remove(&templates, dir, &err) == -EBUSY);
+	check(store_remove(&templates, dir, false, &err) == -EBUSY);
 	check_str(err.message, "template 'aaaabbbbcccc' is in use by a machine");
-	close(TAKE_FD(fd));
-	check(store_remove(&templates, dir, NULL) == 0);
+	check(store_remove(&templates, dir, true, NULL) == 0);
+	check(!path_exists(dir));
 }
 
 /* A key's lock that is cleaned away under somebody who is about to take it. */
