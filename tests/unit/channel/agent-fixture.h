@@ -38,8 +38,10 @@ _unused_ static void sh(const struct fixture *f, const char *script)
 	run_result_done(&result);
 }
 
-/* argv_prefix: put in front of the agent's command line, NULL-terminated; or NULL. */
-_unused_ static void fixture_start(struct fixture *f, char *const *argv_prefix)
+/* argv_prefix: put in front of the agent's command line, NULL-terminated; or NULL. owns: what of
+ * the machine it may change; NULL: nothing. */
+_unused_ static void fixture_start_owning(struct fixture *f, char *const *argv_prefix,
+					  const char *owns)
 {
 	struct spawn_fd pass = {.child = 3};
 	struct spawn_opts opts = {.fds = &pass, .n_fds = 1};
@@ -52,6 +54,10 @@ _unused_ static void fixture_start(struct fixture *f, char *const *argv_prefix)
 	strv_push(&argv, agent_program);
 	strv_push(&argv, "--fd");
 	strv_push(&argv, "3");
+	if (owns) {
+		strv_push(&argv, "--owns");
+		strv_push(&argv, owns);
+	}
 	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
 	pass.fd = fds[1];
 	check(process_spawn(argv, &opts, &f->process, &err) == 0);
@@ -61,6 +67,11 @@ _unused_ static void fixture_start(struct fixture *f, char *const *argv_prefix)
 		fprintf(stderr, "the agent does not answer: %s\n", err.message);
 		abort();
 	}
+}
+
+_unused_ static void fixture_start(struct fixture *f, char *const *argv_prefix)
+{
+	fixture_start_owning(f, argv_prefix, NULL);
 }
 
 _unused_ static void fixture_stop(struct fixture *f)

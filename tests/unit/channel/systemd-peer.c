@@ -17,10 +17,11 @@
 #include <unistd.h>
 
 /*
- * usage: systemd-peer serve|silent PROGRAM [ARGUMENT…]
+ * usage: systemd-peer serve|silent|timers|refuse PROGRAM [ARGUMENT…]
  *
- * Mounts an empty tmpfs on /run (it is started in a mount namespace of its own), runs
- * PROGRAM there, and a little later (serve) or never (silent) serves /run/systemd/private.
+ * Mounts an empty tmpfs on /run, /etc and /var/lib (it is started in a mount namespace of its own),
+ * runs PROGRAM there, and a little later (serve), at once (timers, refuse) or never (silent) serves
+ * /run/systemd/private. With refuse, it has no timers to tell of.
  * A unit does as its name says:
  *
  *	ready, failing	"active", "failed" from the start
@@ -32,6 +33,10 @@
  *	absent, masked	LoadState is "not-found", "masked"
  *	reexec		"activating"; the connection is lost, and then it is active
  *	alias		is called real.service, and becomes active like soon
+ *
+ * Timers, all of them active: daily and weekly have a calendar, often has none, transient is one,
+ * stuck cannot be stopped. What is asked of them goes to /run/timers, a line for each job when
+ * it ends.
  */
 #define STEP_US	    50000
 #define BOOT_END_US 300000
@@ -39,11 +44,12 @@
 static sd_event *event;
 static sd_bus *buses[64];
 static size_t n_buses;
-static bool booted, late_started, reexeced;
+static bool booted, late_started, reexeced, refuse;
 static int listener;
 
 static const char unit_prefix[] = "/org/freedesktop/systemd1/unit/";
 #define UNIT_INTERFACE	  "org.freedesktop.systemd1.Unit"
+#define TIMER_INTERFACE	  "org.freedesktop.systemd1.Timer"
 #define SERVICE_INTERFACE "org.freedesktop.systemd1.Service"
 #define MANAGER_PATH	  "/org/freedesktop/systemd1"
 #define MANAGER_INTERFACE "org.freedesktop.systemd1.Manager"
@@ -203,11 +209,92 @@ static int reply_detail(sd_bus_message *m, const char *unit, const char *propert
 					  is(unit, "idle") || is(unit, "late") ? 0 : 1400000ULL);
 }
 
+static int reply_list(sd_bus_message *m)
+{
+	static const char *const timers[] = {"daily", "often", "stuck", "transient", "weekly"};
+	sd_bus_message *reply = NULL;
+	char **states = NULL, **patterns = NULL;
+
+	if (refuse)
+		return sd_bus_reply_method_errorf(m, "org.example.No", "not now");
+	check(sd_bus_message_read_strv(m, &states), "states");
+	check(sd_bus_message_read_strv(m, &patterns), "patterns");
+	if (!is(states[0], "active") || states[1] || !is(patterns[0], "*.timer") || patterns[1])
+		check(-EINVAL, "what to list");
+	check(sd_bus_message_new_method_return(m, &reply), "reply");
+	check(sd_bus_message_open_container(reply, 'a', "(ssssssouso)"), "array");
+	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++) {
+		char name[64], path[256];
+
+		snprintf(name, sizeof(name), "%s.timer", timers[i]);
+		snprintf(path, sizeof(path), "%s%s_2etimer", unit_prefix, timers[i]);
+		check(sd_bus_message_append(reply, "(ssssssouso)", name, "A timer", "loaded",
+					    "active", "waiting", "", path, 0, "", "/"),
+		      "timer");
+	}
+	check(sd_bus_message_close_container(reply), "array");
+	check(sd_bus_send(NULL, reply, NULL), "send");
+	sd_bus_message_unref(reply);
+	return 1;
+}
+
+static int reply_calendar(sd_bus_message *m, const char *unit)
+{
+	if (is(unit, "often"))
+		return sd_bus_reply_method_return(m, "v", "a(sst)", 0);
+	return sd_bus_reply_method_return(m, "v", "a(sst)", 1, "OnCalendar", "*-*-* 00:00:00",
+					  1ULL);
+}
+
+struct job {
+	char unit[64], what[64];
+};
+
+static int on_job_end(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct job *job = userdata;
+	FILE *f = fopen("/run/timers", "a");
+
+	check(f ? 0 : -errno, "/run/timers");
+	fprintf(f, "%s %s\n", job->what, job->unit);
+	fclose(f);
+	for (size_t i = 0; i < n_buses; i++)
+		sd_bus_emit_signal(buses[i], MANAGER_PATH, MANAGER_INTERFACE, "JobRemoved", "uoss",
+				   7, "/org/freedesktop/systemd1/job/7", job->unit, "done");
+	free(job);
+	return 0;
+}
+
+/* StopUnit, StartUnit. */
+static int reply_job(sd_bus_message *m)
+{
+	struct job *job = calloc(1, sizeof(*job));
+	const char *unit, *mode;
+	uint64_t now;
+
+	check(sd_bus_message_read(m, "ss", &unit, &mode), "job");
+	if (is(unit, "stuck.timer")) {
+		free(job);
+		return sd_bus_reply_method_errorf(m, "org.example.No", "it is stuck");
+	}
+	snprintf(job->unit, sizeof(job->unit), "%s", unit);
+	snprintf(job->what, sizeof(job->what), "%s", sd_bus_message_get_member(m));
+	check(sd_event_now(event, CLOCK_MONOTONIC, &now), "now");
+	check(sd_event_add_time(event, NULL, CLOCK_MONOTONIC, now + STEP_US, 1, on_job_end, job),
+	      "timer");
+	return sd_bus_reply_method_return(m, "o", "/org/freedesktop/systemd1/job/7");
+}
+
 static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
 	const char *interface = "", *property = "", *path = sd_bus_message_get_path(m);
 	char unit[64];
 
+	if (sd_bus_message_is_method_call(m, MANAGER_INTERFACE, "ListUnitsByPatterns"))
+		return reply_list(m);
+	if (sd_bus_message_is_method_call(m, MANAGER_INTERFACE, "StopUnit") ||
+	    sd_bus_message_is_method_call(m, MANAGER_INTERFACE, "StartUnit"))
+		return reply_job(m);
 	if (!sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Properties", NULL))
 		return sd_bus_message_is_method_call(m, NULL, NULL)
 			       ? sd_bus_reply_method_errorf(m, "org.example.No", "no such method")
@@ -221,6 +308,10 @@ static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
 	if (strncmp(path, unit_prefix, strlen(unit_prefix)) != 0)
 		return sd_bus_reply_method_errorf(m, "org.example.No", "no such object");
 	unit_of(path, unit);
+	if (is(interface, TIMER_INTERFACE) && is(property, "TimersCalendar"))
+		return reply_calendar(m, unit);
+	if (is(interface, UNIT_INTERFACE) && is(property, "Transient"))
+		return sd_bus_reply_method_return(m, "v", "b", is(unit, "transient"));
 	if (is(interface, UNIT_INTERFACE) && !*property)
 		return reply_get_all(m, unit);
 	if (is(interface, SERVICE_INTERFACE))
@@ -286,6 +377,8 @@ int main(int argc, char **argv)
 	pid_t pid;
 
 	check(mount("none", "/run", "tmpfs", 0, NULL), "mount");
+	check(mount("none", "/etc", "tmpfs", 0, NULL), "mount");
+	check(mount("none", "/var/lib", "tmpfs", 0, NULL), "mount");
 	/* By this the agent knows that PID 1 is systemd. */
 	check(mkdir("/run/systemd", 0755), "mkdir");
 	check(mkdir("/run/systemd/system", 0755), "mkdir");
@@ -304,8 +397,10 @@ int main(int argc, char **argv)
 	check(sd_event_new(&event), "event");
 	check(sd_event_add_child(event, NULL, pid, WEXITED, on_child, NULL), "child");
 	check(sd_event_now(event, CLOCK_MONOTONIC, &now), "now");
-	if (is(argv[1], "serve"))
-		check(sd_event_add_time(event, NULL, CLOCK_MONOTONIC, now + 2 * STEP_US, 1, on_bind,
+	refuse = is(argv[1], "refuse");
+	if (!is(argv[1], "silent"))
+		check(sd_event_add_time(event, NULL, CLOCK_MONOTONIC,
+					is(argv[1], "serve") ? now + 2 * STEP_US : now, 1, on_bind,
 					NULL),
 		      "timer");
 	return sd_event_loop(event);
