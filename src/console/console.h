@@ -78,3 +78,8 @@ void regex_free(struct regex *re);
  * NULL; ret_end the offset behind the match. */
 int regex_match(struct regex *re, const char *text, size_t len, size_t start, size_t *ret_start,
 		size_t *ret_end, json_t **ret_captures, struct error *err);
+/* The same for a text that still grows at its end: where there is no match, *start moves to where
+ * the next search has to begin, which is behind all that no match can be in or before what more
+ * text could complete. The text before it must stay, up to the caller's bound. */
+int regex_match_growing(struct regex *re, const char *text, size_t len, size_t *start,
+			size_t *ret_end, json_t **ret_captures, struct error *err);

@@ -18,6 +18,7 @@ struct regex {
 
 enum regex_mode {
 	REGEX_ANY_TEXT,	   /* any bytes, all there is */
+	REGEX_ANY_MORE,	   /* any bytes; says REGEX_PARTIAL if more text could change the result */
 	REGEX_STREAM_MORE, /* valid UTF-8; says REGEX_PARTIAL if more text could change the result
 			    */
 	REGEX_STREAM_NOW,  /* valid UTF-8; what is there counts */

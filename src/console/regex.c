@@ -155,7 +155,7 @@ int regex_search(struct regex *re, enum regex_mode mode, const char *text, size_
 	int n;
 
 	assert(start <= len);
-	if (mode != REGEX_ANY_TEXT) {
+	if (mode == REGEX_STREAM_MORE || mode == REGEX_STREAM_NOW) {
 		if (!re->stream_code) {
 			int r = compile(re->pattern, 0, &re->stream_code, err);
 
@@ -164,9 +164,9 @@ int regex_search(struct regex *re, enum regex_mode mode, const char *text, size_
 		}
 		code = re->stream_code;
 		options = PCRE2_NO_UTF_CHECK;
-		if (mode == REGEX_STREAM_MORE)
-			options |= PCRE2_PARTIAL_HARD;
 	}
+	if (mode == REGEX_STREAM_MORE || mode == REGEX_ANY_MORE)
+		options |= PCRE2_PARTIAL_HARD;
 	pcre2_set_offset_limit(re->context, last_start < len ? last_start : len);
 	n = pcre2_match(code, (PCRE2_SPTR)text, len, start, options, re->data, re->context);
 	if (n == PCRE2_ERROR_NOMATCH)
@@ -199,17 +199,14 @@ static bool is_ascii(const char *text, size_t len)
 	return (bits & 0x8080808080808080ULL) == 0;
 }
 
-int regex_match(struct regex *re, const char *text, size_t len, size_t start, size_t *ret_start,
-		size_t *ret_end, json_t **ret_captures, struct error *err)
+/* All of a text in slices; as regex_search(). */
+static int search_all(struct regex *re, enum regex_mode mode, const char *text, size_t len,
+		      size_t start, size_t *ret_start, size_t *ret_end, json_t **ret_captures,
+		      struct error *err)
 {
 	uint64_t now = now_ns(), give_up = now + SEARCH_MAX_NS;
-	enum regex_mode mode = REGEX_ANY_TEXT;
 	struct regex_pace pace;
 
-	if (start > len)
-		return 0;
-	if (is_ascii(text, len))
-		mode = REGEX_STREAM_NOW;
 	regex_pace_begin(&pace, len - start);
 	for (;;) {
 		size_t last = len - start > pace.slice ? start + pace.slice : len;
@@ -219,9 +216,9 @@ int regex_match(struct regex *re, const char *text, size_t len, size_t start, si
 		r = regex_search(re, mode, text, len, start, last, ret_start, ret_end, ret_captures,
 				 err);
 		if (r != REGEX_NONE)
-			return r; /* REGEX_FOUND is 1 */
+			return r;
 		if (last >= len)
-			return 0;
+			return REGEX_NONE;
 		now = now_ns();
 		regex_pace_step(&pace, now - before);
 		if (now > give_up) {
@@ -238,4 +235,61 @@ int regex_match(struct regex *re, const char *text, size_t len, size_t start, si
 		while (start < len && ((unsigned char)text[start] & 0xC0) == 0x80)
 			start++;
 	}
+}
+
+int regex_match(struct regex *re, const char *text, size_t len, size_t start, size_t *ret_start,
+		size_t *ret_end, json_t **ret_captures, struct error *err)
+{
+	enum regex_mode mode = REGEX_ANY_TEXT;
+
+	if (start > len)
+		return 0;
+	if (is_ascii(text, len))
+		mode = REGEX_STREAM_NOW;
+	/* REGEX_FOUND is 1 */
+	return search_all(re, mode, text, len, start, ret_start, ret_end, ret_captures, err);
+}
+
+/* Without the first bytes of a character whose others are still to come. */
+static size_t whole_characters(const char *text, size_t len)
+{
+	for (size_t back = 1; back <= 3 && back <= len; back++) {
+		unsigned char c = (unsigned char)text[len - back];
+		size_t need = c < 0xC0 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+
+		if ((c & 0xC0) != 0x80)
+			return need > back ? len - back : len;
+	}
+	return len;
+}
+
+int regex_match_growing(struct regex *re, const char *text, size_t len, size_t *start,
+			size_t *ret_end, json_t **ret_captures, struct error *err)
+{
+	size_t base = *start > re->lookbehind_bytes ? *start - re->lookbehind_bytes : 0;
+	size_t from, whole, partial = 0, end = 0;
+	enum regex_mode mode;
+	int r;
+
+	if (*start > len)
+		return 0;
+	/* Not in the midst of a character. What is before that is not looked at any more. */
+	base = whole_characters(text, base);
+	text += base;
+	from = *start - base;
+	mode = is_ascii(text, len - base) ? REGEX_STREAM_NOW : REGEX_ANY_TEXT;
+	r = search_all(re, mode, text, len - base, from, NULL, &end, ret_captures, err);
+	if (ret_end)
+		*ret_end = base + end;
+	if (r != REGEX_NONE)
+		return r;
+	whole = whole_characters(text, len - base);
+	if (whole < from)
+		return 0;
+	mode = mode == REGEX_STREAM_NOW ? REGEX_STREAM_MORE : REGEX_ANY_MORE;
+	r = search_all(re, mode, text, whole, from, &partial, NULL, NULL, err);
+	if (r < 0)
+		return r;
+	*start = base + (r == REGEX_NONE ? whole : partial);
+	return 0;
 }

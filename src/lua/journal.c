@@ -84,32 +84,57 @@ static int journal_read(lua_State *L)
 	return 1;
 }
 
+/* Drops what is before the last `keep` bytes; returns how much that was. */
+static size_t keep_tail(struct buf *b, size_t keep)
+{
+	size_t gone = b->len > keep ? b->len - keep : 0;
+
+	buf_consume(b, gone);
+	return gone;
+}
+
+/* The next output of journalctl: the journal into c->buf, what it says itself into its result. */
+static int read_more(struct call *c, struct agent_process *p, uint64_t deadline)
+{
+	_cleanup_buf_ struct buf part = {};
+	int stream, r;
+
+	r = agent_process_read(p, &part, &stream, timeout_left(deadline), &c->err);
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return error_set(&c->err, ERROR_EXPECT, EPIPE,
+				 "journalctl ended before there was %s", c->what);
+	buf_append(stream == 2 ? &c->result.err : &c->buf, part.data, part.len);
+	keep_tail(&c->result.err, TAIL_BYTES);
+	return 0;
+}
+
 /* Reads journalctl --follow until the expression matches a text of whole lines. */
 static int follow(struct call *c, struct agent_process *p, uint64_t deadline)
 {
-	size_t from = 0, start, end;
-	int stream, r;
+	size_t from = 0, gone;
+	int r;
 
 	for (;;) {
 		char *newline;
 
-		r = agent_process_read(p, &c->buf, &stream, timeout_left(deadline), &c->err);
+		r = read_more(c, p, deadline);
 		if (r < 0)
 			return r;
-		if (r == 0)
-			return error_set(&c->err, ERROR_EXPECT, EPIPE,
-					 "journalctl ended before there was %s", c->what);
-		newline = memrchr(c->buf.data, '\n', c->buf.len);
+		newline = memrchr(buf_str(&c->buf), '\n', c->buf.len);
 		if (!newline)
 			continue;
-		r = regex_match(c->regex, c->buf.data, (size_t)(newline - c->buf.data), from,
-				&start, &end, &c->json, &c->err);
+		r = regex_match_growing(c->regex, c->buf.data, (size_t)(newline - c->buf.data),
+					&from, NULL, &c->json, &c->err);
 		if (r != 0)
 			return r;
 		/* A long journal: what was looked at goes, but for a tail that a match over
 		 * several lines may begin in. */
-		if (c->buf.len > MIB)
-			buf_consume(&c->buf, c->buf.len - 64 * KIB);
+		if (c->buf.len > MIB) {
+			gone = keep_tail(&c->buf, 64 * KIB);
+			from = from > gone ? from - gone : 0;
+		}
 	}
 }
 
@@ -153,6 +178,9 @@ static int journal_wait_for(lua_State *L)
 				  format_duration(c->timeout_ns, duration), c->what);
 		}
 		call_detail(c, "journal", json_text(c->buf.data, c->buf.len, TAIL_BYTES));
+		if (c->result.err.len > 0)
+			call_detail(c, "stderr",
+				    json_text(c->result.err.data, c->result.err.len, TAIL_BYTES));
 	}
 	call_wait_end(L, c, r < 0 ? r : 0);
 	push_captures(L, c->json);

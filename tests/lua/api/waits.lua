@@ -15,6 +15,7 @@ local m = machine("m", {
       ["make file"] = { delay = "60ms", write = { ["/run/app/1.pid"] = "12\n" } },
       ["drop lock"] = { delay = "60ms", remove = { "/run/lock" } },
       ["close port"] = { delay = "60ms", close_port = 22 },
+      ["~journalctl .*--unit=wrong"] = { stdout = "noise\n", stderr = "Failed to add match: oops\n" },
     },
   },
 })
@@ -79,6 +80,10 @@ test("the journal", function()
   local e = assert_error(function()
     m:wait_for_journal("never said", { timeout = "300ms", exact = true }) end, "never said|journalctl ended")
   assert_true(e.kind == "timeout" or e.kind == "expect")
+  -- What journalctl says itself is no entry of the journal, but a reason.
+  e = assert_error(function() m:wait_for_journal("oops", { unit = "wrong" }) end, "journalctl ended")
+  assert_eq(e.detail.stderr, "Failed to add match: oops\n")
+  assert_eq(e.detail.journal, "noise\n")
 end)
 
 test("a wait ends when the test is given up", function()

@@ -114,6 +114,52 @@ static void a_start_behind_the_end_is_no_match(void **state)
 	assert_int_equal(match("x*", "xx", 2, 2, NULL, NULL, NULL), 1); /* the empty one */
 }
 
+/* A growing text, as it is cut in `parts` (ended by NULL): how often it was looked at until the
+ * match was found, 0: never. */
+static unsigned parts_needed(const char *pattern, const char *const *parts, size_t *ret_start)
+{
+	struct regex *re = NULL;
+	struct buf text = {};
+	size_t start = 0, end;
+	unsigned n = 0;
+	int r = 0;
+
+	assert_int_equal(regex_compile(pattern, &re, NULL), 0);
+	for (; *parts && r == 0; parts++, n++) {
+		buf_puts(&text, *parts);
+		r = regex_match_growing(re, text.data, text.len, &start, &end, NULL, NULL);
+		assert_true(r >= 0);
+	}
+	if (ret_start)
+		*ret_start = start;
+	regex_free(re);
+	buf_done(&text);
+	return r == 1 ? n : 0;
+}
+
+static void a_growing_text_is_searched_once(void **state)
+{
+	const char *lines[] = {"\xff first\n", "caf\xc3", "\xa9\n", "last", NULL};
+	size_t start;
+
+	assert_int_equal(parts_needed("first", lines, NULL), 1);
+	/* Over the cuts: between lines, in a line, in a character; and behind a broken one. */
+	assert_int_equal(parts_needed("first\ncaf", lines, NULL), 2);
+	assert_int_equal(parts_needed("caf\xc3\xa9", lines, NULL), 3);
+	assert_int_equal(parts_needed("\xc3\xa9", lines, NULL), 3);
+	assert_int_equal(parts_needed("^last", lines, NULL), 4);
+	assert_int_equal(parts_needed("(?<=\n)last", lines, NULL), 4);
+	assert_int_equal(parts_needed("first[\\s\\S]*last", lines, NULL), 4);
+	/* Only where something could still begin is looked at again. */
+	assert_int_equal(parts_needed("never", lines, &start), 0);
+	assert_int_equal(start, strlen("? first\ncaf??\nlast"));
+	assert_int_equal(parts_needed("lasting", lines, &start), 0);
+	assert_int_equal(start, strlen("? first\ncaf??\n"));
+	assert_int_equal(parts_needed("fir[^x]*x", lines, &start), 0);
+	assert_int_equal(start, strlen("? "));
+	assert_int_equal(parts_needed("\\Alast", lines, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -125,6 +171,7 @@ int main(void)
 		cmocka_unit_test(nested_repetition_hits_the_limit),
 		cmocka_unit_test(a_long_text_is_searched_quickly),
 		cmocka_unit_test(a_start_behind_the_end_is_no_match),
+		cmocka_unit_test(a_growing_text_is_searched_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
