@@ -41,6 +41,7 @@ struct machine_env {
 	const char *base_dir;	/* relative host paths in the spec are relative to this */
 	const char *accel;	/* "auto", "kvm", "tcg" as asked on the command line */
 	bool debug_boot;
+	bool tell_console; /* "console" events as well: { text } for each line */
 	/* Something happened: type "state", "boot", "panic", "vmm", "console-dropped", …; fields is
 	 * borrowed. Must not wait. */
 	void (*emit)(void *userdata, const char *machine, const char *type, json_t *fields);

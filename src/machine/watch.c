@@ -328,7 +328,11 @@ const struct agent_callbacks machine_agent_callbacks = {
 
 static void on_line(struct console *c, const char *line, void *userdata)
 {
-	panic_line(userdata, line);
+	struct machine *m = userdata;
+
+	if (m->env->tell_console)
+		machine_emit(m, "console", json_pack("{so}", "text", machine_json_text(line)));
+	panic_line(m, line);
 }
 
 const struct console_callbacks machine_console_callbacks = {

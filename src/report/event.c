@@ -122,6 +122,10 @@ const struct event_type event_types[] = {
 	 "The guest's agent said hello: `seconds` after the VMM's start."},
 	{"machine-panic", "machine:string message:string trace:string? expected:boolean?",
 	 "The guest's kernel panicked."},
+	{"machine-console", "machine:string text:string",
+	 "A line of the console. Comes only with `-vv`, and is not in `events.jsonl`: the "
+	 "console's "
+	 "log has it."},
 	{"machine-console-dropped", "machine:string bytes:integer",
 	 "So many bytes of the console are not in its log: it was too long."},
 	{"machine-event", "machine:string event:string data:any?",

@@ -247,6 +247,8 @@ static void print_verbose(struct terminal *t, json_t *e)
 
 	if (event_is(e, "log"))
 		text = xstrdup(event_string(e, "text"));
+	else if (event_is(e, "machine-console"))
+		text = xasprintf("%s| %s", event_string(e, "machine"), event_string(e, "text"));
 	else if (t->reporter->verbosity >= 1)
 		text = describe(e);
 	if (!text)

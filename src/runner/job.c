@@ -133,6 +133,7 @@ static json_t *job_message(struct attempt *a)
 	for (size_t i = 0; i < job->n_tests; i++)
 		json_array_append_new(tests, test_message(run, &job->tests[i]));
 	json_object_set_new(m, "tests", tests);
+	json_object_set_new(m, "tell_console", json_boolean(run->opts->verbosity >= 2));
 	if (run->opts->params)
 		json_object_set(m, "params", run->opts->params);
 	return m;
@@ -223,7 +224,9 @@ static void handle_event(struct attempt *a, json_t *event)
 		json_object_set_new(event, "dir", json_string(a->dir));
 	}
 	collector_event(&a->collectors[i], event);
-	write_event(a, event, type);
+	/* A console is for who looks on now; its log has it for later. */
+	if (!str_eq(type, "machine-console"))
+		write_event(a, event, type);
 	run_event(a->run, json_incref(event));
 	/* Of a group that shares a worker each is over when it is; a lone one may be tried again.
 	 */

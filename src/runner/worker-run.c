@@ -97,6 +97,7 @@ static int make_machines(struct worker *w, struct error *err)
 		.base_dir = w->base_dir,
 		.accel = json_string_value(json_object_get(w->job, "accel")),
 		.debug_boot = json_is_true(json_object_get(w->job, "debug_boot")),
+		.tell_console = json_is_true(json_object_get(w->job, "tell_console")),
 		.emit = on_machine_event,
 		.userdata = w,
 	};
