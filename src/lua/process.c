@@ -320,7 +320,7 @@ static int process_wait_for_output(lua_State *L)
 	const char *pattern = check_text(L, 2, "wait_for_output", "the pattern", NULL);
 	struct time_options o = {};
 	struct process_handle *p;
-	size_t start, end = 0;
+	size_t from, end = 0;
 	uint64_t deadline;
 	struct call *c;
 	int r;
@@ -333,9 +333,10 @@ static int process_wait_for_output(lua_State *L)
 		call_raise(L, c);
 	call_wait_start(c, "output of '%.80s' that matches /%.80s/", p->title, pattern);
 	deadline = deadline_in(c->timeout_ns);
+	from = p->match_at;
 	for (;;) {
-		r = regex_match(c->regex, buf_str(&p->both), p->both.len, p->match_at, &start, &end,
-				&c->json, &c->err);
+		r = regex_match_growing(c->regex, buf_str(&p->both), p->both.len, &from, &end,
+					&c->json, &c->err);
 		if (r != 0)
 			break;
 		if (p->ended) {

@@ -7,6 +7,7 @@ local m = machine("m", {
     exec = {
       ["talks"] = { stdout = "one\ntwo\nlast without end", stderr = "oops\n", code = 3 },
       ["late"] = { delay = "50ms", stdout = "listening on 8080\n" },
+      ["flood"] = { stdout = ("x"):rep(99) .. "\n", ["repeat"] = 50000 },
       ["stubborn"] = { ignore_term = true, delay = "1h" },
     },
   },
@@ -35,6 +36,11 @@ test("wait_for_output moves on behind each match", function()
   assert_eq(e.kind, "expect")
   assert_contains(e.detail.stdout, "last without end")
   assert_eq(m:spawn("late"):wait_for_output("listening on (\\d+)")[1], "8080")
+end)
+
+-- Else the time would grow with the square of what a process says.
+test("wait_for_output looks at each byte once", function()
+  assert_error(function() m:spawn("flood"):wait_for_output("xy", { timeout = "10s" }) end, "ended without output")
 end)
 
 test("stdin is written to, and closed", function()
