@@ -106,6 +106,8 @@ int machine_boot_times(struct machine *m, uint64_t timeout_ns, json_t **ret, str
 		json_decref(m->boot.times);
 		m->boot.times = split(&m->boot, &systemd);
 	}
-	*ret = json_incref(m->boot.times);
+	*ret = json_deep_copy(m->boot.times);
+	if (m->boot.fork_ns)
+		set_seconds(*ret, "fork", (int64_t)m->boot.fork_ns);
 	return 0;
 }

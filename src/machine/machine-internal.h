@@ -20,6 +20,7 @@ struct boot {
 	uint64_t hello_uptime_ns; /* … and what the guest's clock said when it was sent */
 	uint64_t ready_ns;	  /* when the hello of the real root came */
 	json_t *times;		  /* machine_boot_times(), once known */
+	uint64_t fork_ns;	  /* how long it took to go on in the middle of it; 0: begun here */
 };
 
 #define PANIC_RECENT_LINES 64
@@ -57,10 +58,11 @@ struct machine {
 	bool vmm_starting; /* within the backend's start() */
 	bool exited_early; /* … and it has ended already */
 	char early_how[512];
-	bool killing;	   /* we pull the plug */
-	bool off_asked;	   /* machine_shutdown() */
-	bool reset_asked;  /* machine_reboot(), machine_reset() */
-	uint64_t epoch_ns; /* the VMM's start */
+	bool killing;	       /* we pull the plug */
+	const char *killed_as; /* "restored", "saved": what that is in words; NULL: unplugged */
+	bool off_asked;	       /* machine_shutdown() */
+	bool reset_asked;      /* machine_reboot(), machine_reset() */
+	uint64_t epoch_ns;     /* the VMM's start */
 	const char *accel;
 
 	bool power_busy; /* one fiber at a time starts or kills */
@@ -78,6 +80,12 @@ struct machine {
 	char manager_boot_id[BOOT_ID_MAX]; /* the one in which systemd was seen to answer */
 
 	struct panic panic;
+	/* Saved states (snapshot.c). */
+	struct saved *next_from; /* whose disks the next start takes; NULL: its own */
+	json_t *saving;		 /* what saved->core will be, while the backend saves */
+	bool thawing;		 /* the next hello is that of a guest that goes on */
+	bool prestarted;
+
 	json_t *events; /* of the VMM, since its start: { name, data, seconds } */
 	struct waiters event_waiters;
 };
@@ -85,8 +93,13 @@ struct machine {
 /* --- machine.c: the only caller of the backend --- */
 
 int vm_open(struct machine *m, struct error *err);
-int vm_start(struct machine *m, const struct machine_start_opts *opts, struct vm_streams *ret,
-	     struct error *err);
+/* from: to start from, or NULL. */
+int vm_start(struct machine *m, const struct machine_start_opts *opts, struct saved *from,
+	     struct vm_streams *ret, struct error *err);
+int vm_save(struct machine *m, bool keep, struct saved **ret, struct error *err);
+void vm_prestart(struct machine *m, struct saved *from);
+/* ERROR_UNSUPPORTED if the backend has no saved states. */
+int vm_need_snapshots(struct machine *m, struct error *err);
 void vm_kill(struct machine *m);
 int vm_power_button(struct machine *m, struct error *err);
 int vm_reset(struct machine *m, struct error *err);
@@ -105,6 +118,25 @@ void machine_emit(struct machine *m, const char *type, json_t *fields);
 void machine_set_state(struct machine *m, enum machine_state state, const char *reason);
 /* "machine 'x' cannot …" for what only a running machine does. */
 int machine_need_running(struct machine *m, const char *verb, struct error *err);
+
+/* --- power.c, for snapshot.c --- */
+
+/* One fiber at a time starts, kills, saves. */
+int power_lock(struct machine *m, struct error *err);
+void power_unlock(struct machine *m);
+/* Image and backend, before the first start. */
+int power_prepare(struct machine *m, struct error *err);
+/* A VMM is about to be started; nothing of the last one counts. */
+void power_begin(struct machine *m);
+/* It could not be. */
+void power_failed(struct machine *m);
+void power_emit_vmm(struct machine *m, const struct vm_streams *s);
+int power_paused_error(struct machine *m, struct error *err);
+
+/* --- snapshot.c --- */
+
+/* The instant that is being saved: the console and the VMM's events until now belong to it. */
+void snapshot_on_saving(void *userdata);
 
 /* --- watch.c: what happens to it --- */
 

@@ -78,7 +78,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
-	if (m->vmm_runs || m->vmm_starting)
+	if (m->vmm_runs || m->vmm_starting || m->prestarted)
 		vm_kill(m);
 	timer_free(m->closed_timer);
 	panic_done(m);
@@ -92,6 +92,7 @@ void machine_free(struct machine *m)
 	image_unref(m->image);
 	json_decref(m->boot.times);
 	json_decref(m->events);
+	saved_unref(m->next_from);
 	free(m);
 }
 
@@ -225,14 +226,16 @@ int vm_open(struct machine *m, struct error *err)
 	return finish(m, "open", r, &own, err);
 }
 
-int vm_start(struct machine *m, const struct machine_start_opts *opts, struct vm_streams *ret,
-	     struct error *err)
+int vm_start(struct machine *m, const struct machine_start_opts *opts, struct saved *from,
+	     struct vm_streams *ret, struct error *err)
 {
 	static const struct machine_start_opts no_opts;
 	struct vm_start how = {
 		.image = m->image,
 		.opts = opts ?: &no_opts,
 		.first = m->epoch_ns == 0,
+		.from = from,
+		.savable = opts && opts->savable,
 	};
 	struct error own = {};
 	int r;
@@ -241,6 +244,7 @@ int vm_start(struct machine *m, const struct machine_start_opts *opts, struct vm
 	log_debug("machine '%s': start", m->spec->name);
 	m->vmm_starting = true;
 	m->exited_early = false;
+	m->prestarted = false;
 	r = m->ops->start(m->vm, &how, ret, &own);
 	m->vmm_starting = false;
 	if (r >= 0) {
@@ -254,7 +258,7 @@ void vm_kill(struct machine *m)
 {
 	struct fiber_shield shield;
 
-	if (!m->vmm_runs)
+	if (!m->vmm_runs && !m->prestarted)
 		return;
 	log_debug("machine '%s': kill", m->spec->name);
 	m->killing = true;
@@ -262,7 +266,42 @@ void vm_kill(struct machine *m)
 	m->ops->kill(m->vm);
 	fiber_shield_leave(&shield);
 	assert(!m->vmm_runs); /* on_exit came */
+	m->killing = m->prestarted = false;
+	m->killed_as = NULL;
+}
+
+int vm_need_snapshots(struct machine *m, struct error *err)
+{
+	return need_cap(m, MACHINE_CAP_SNAPSHOT, m->ops->save, "save and restore machines", err);
+}
+
+int vm_save(struct machine *m, bool keep, struct saved **ret, struct error *err)
+{
+	struct error own = {};
+	int r;
+
+	assert(m->vm);
+	log_debug("machine '%s': save", m->spec->name);
+	m->killing = !keep && m->vmm_runs;
+	m->killed_as = "saved";
+	r = m->ops->save(m->vm, keep, ret, &own);
 	m->killing = false;
+	m->killed_as = NULL;
+	if (!keep)
+		vm_kill(m); /* what could not be saved */
+	return finish(m, "save", r, &own, err);
+}
+
+void vm_prestart(struct machine *m, struct saved *from)
+{
+	static const struct machine_start_opts no_opts;
+	struct vm_start how = {.image = m->image, .opts = &no_opts, .from = from};
+
+	assert(m->vm && !m->vmm_runs);
+	if (!m->ops->prestart)
+		return;
+	m->prestarted = true;
+	m->ops->prestart(m->vm, &how);
 }
 
 int vm_power_button(struct machine *m, struct error *err)

@@ -25,7 +25,7 @@
 
 /* --- one at a time --- */
 
-static int power_lock(struct machine *m, struct error *err)
+int power_lock(struct machine *m, struct error *err)
 {
 	while (m->power_busy) {
 		int r = fiber_wait(&m->power_waiters, NS_FOREVER, "another fiber's power switch",
@@ -38,7 +38,7 @@ static int power_lock(struct machine *m, struct error *err)
 	return 0;
 }
 
-static void power_unlock(struct machine *m)
+void power_unlock(struct machine *m)
 {
 	m->power_busy = false;
 	waiters_wake_one(&m->power_waiters);
@@ -52,7 +52,7 @@ static void mark_seen(struct machine *m)
 	snprintf(m->seen_boot_id, sizeof(m->seen_boot_id), "%s", m->boot.id);
 }
 
-static int paused_error(struct machine *m, struct error *err)
+int power_paused_error(struct machine *m, struct error *err)
 {
 	error_set(err, ERROR_USAGE, EBUSY, "machine '%s' is paused", m->spec->name);
 	error_hint(err, "let it go on first: m:continue()");
@@ -107,7 +107,7 @@ static int wait_up(struct machine *m, const char *other_than, uint64_t deadline_
 		if (m->state == MACHINE_OFF || (m->state == MACHINE_CRASHED && !may_return))
 			return error_propagate(err, &m->crash);
 		if (m->state == MACHINE_PAUSED)
-			return paused_error(m, err);
+			return power_paused_error(m, err);
 		r = fiber_wait_until(&m->changed, deadline_ns, timeout_ns, what, &why);
 		if (r < 0)
 			return boot_timeout(m, &why, err);
@@ -146,7 +146,7 @@ static int wait_ready(struct machine *m, const char *other_than, uint64_t deadli
 	return 0;
 }
 
-static int prepare(struct machine *m, struct error *err)
+int power_prepare(struct machine *m, struct error *err)
 {
 	struct error why = {};
 	int r;
@@ -172,7 +172,7 @@ static void take_streams(struct machine *m, const struct vm_streams *s)
 		m->agent = agent_new(s->agent, &machine_agent_callbacks, m);
 }
 
-static void emit_vmm(struct machine *m, const struct vm_streams *s)
+void power_emit_vmm(struct machine *m, const struct vm_streams *s)
 {
 	json_t *fields = json_object();
 
@@ -189,6 +189,21 @@ static void emit_vmm(struct machine *m, const struct vm_streams *s)
 	machine_emit(m, "vmm", fields);
 }
 
+void power_begin(struct machine *m)
+{
+	json_array_clear(m->events);
+	m->off_asked = m->reset_asked = false;
+	error_clear(&m->crash);
+	machine_set_state(m, MACHINE_STARTING, NULL);
+}
+
+void power_failed(struct machine *m)
+{
+	error_set(&m->crash, ERROR_CRASH, ENOTCONN, "machine '%s' could not be started",
+		  m->spec->name);
+	machine_set_state(m, MACHINE_OFF, "the VMM could not be started");
+}
+
 /* With the lock held, and the machine off or crashed. */
 static int power_on(struct machine *m, const struct machine_start_opts *opts, struct error *err)
 {
@@ -196,22 +211,18 @@ static int power_on(struct machine *m, const struct machine_start_opts *opts, st
 	int r;
 
 	vm_kill(m); /* what crashed may still be there */
-	r = prepare(m, err);
+	r = power_prepare(m, err);
 	if (r < 0)
 		return r;
-	json_array_clear(m->events);
-	m->off_asked = m->reset_asked = false;
-	error_clear(&m->crash);
-	machine_set_state(m, MACHINE_STARTING, NULL);
-	r = vm_start(m, opts, &streams, err);
+	power_begin(m);
+	r = vm_start(m, opts, m->next_from, &streams, err);
 	if (r < 0) {
-		error_set(&m->crash, ERROR_CRASH, ENOTCONN, "machine '%s' could not be started",
-			  m->spec->name);
-		machine_set_state(m, MACHINE_OFF, "the VMM could not be started");
+		power_failed(m);
 		return r;
 	}
+	m->next_from = saved_unref(m->next_from);
 	take_streams(m, &streams);
-	emit_vmm(m, &streams);
+	power_emit_vmm(m, &streams);
 	if (m->exited_early) {
 		machine_vmm_ended(m, false, m->early_how);
 		return error_propagate(err, &m->crash);
@@ -342,7 +353,7 @@ int machine_shutdown(struct machine *m, uint64_t timeout_ns, struct error *err)
 		power_unlock(m);
 	}
 	if (m->state == MACHINE_PAUSED)
-		return paused_error(m, err);
+		return power_paused_error(m, err);
 	r = ask_off(m, deadline, timeout_ns, err);
 	if (r >= 0)
 		r = wait_off(m, deadline, timeout_ns, err);

@@ -89,7 +89,8 @@ void machine_vmm_ended(struct machine *m, bool clean, const char *how)
 	machine_emit(m, "vmm", json_pack("{so}", "status", machine_json_text(how)));
 
 	if (m->killing)
-		error_set(&why, ERROR_CRASH, ECONNRESET, "machine '%s' was unplugged", name(m));
+		error_set(&why, ERROR_CRASH, ECONNRESET, "machine '%s' was %s", name(m),
+			  m->killed_as ?: "unplugged");
 	else if (clean && m->off_asked)
 		error_set(&why, ERROR_CRASH, ECONNRESET, "machine '%s' was shut down", name(m));
 	else if (clean)
@@ -218,6 +219,7 @@ const struct vm_events machine_vm_events = {
 	.on_shutdown = on_shutdown,
 	.on_panic = on_panic,
 	.on_stopped = on_stopped,
+	.on_saving = snapshot_on_saving,
 	.on_event = on_event,
 };
 
@@ -252,7 +254,8 @@ static void on_hello(struct agent *a, const struct agent_hello *hello, void *use
 		m->boot.hello_ns = now_ns();
 		m->boot.hello_uptime_ns = hello->uptime_ns;
 	}
-	emit_boot(m, hello);
+	if (!m->thawing) /* that boot was long ago */
+		emit_boot(m, hello);
 	if (str_eq(hello->phase, "failed")) {
 		error_set(&why, ERROR_INFRA, EIO, "machine '%s' could not boot: %s", name(m),
 			  *hello->message ? hello->message : "its initramfs gave up");
