@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <sys/syscall.h>
 
 #include "agent/dbus.h"
 #include "agent/internal.h"
@@ -100,6 +102,20 @@ static bool init_is(const char *name)
 	return str_eq(last ? last + 1 : exe, name);
 }
 
+/* Is PID 1 in sigtimedwait() or one of its like? It waits there for what it holds back otherwise
+ * (busybox, until something happens), and the kernel shows that as not held back. */
+static bool init_awaits_signals(void)
+{
+	_cleanup_close_ int fd = openat(agent_proc_fd(), "1/syscall", O_RDONLY | O_CLOEXEC);
+	char text[256];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	return strtol(text, NULL, 10) == SYS_rt_sigtimedwait;
+}
+
 /* Does PID 1 catch the signal, or hold it back until it asks for it? */
 static bool init_takes(int sig)
 {
@@ -107,9 +123,8 @@ static bool init_takes(int sig)
 	char text[4096];
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
-	/* Our own init holds them back from its first moment; and while it is in sigwaitinfo() the
-	 * kernel shows an empty mask. */
-	if (n < 0 || !root_is_final())
+	/* Our own init holds them back from its first moment. */
+	if (n < 0 || !root_is_final() || init_awaits_signals())
 		return true; /* nothing to go by */
 	text[n] = '\0';
 	for (const char *key = "SigBlk:\t\0SigCgt:\t\0"; *key; key += strlen(key) + 1) {
