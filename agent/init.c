@@ -28,14 +28,15 @@
  *
  * The kernel's command line says what to do:
  *
- *	assay.root=SERIAL        read-only root (erofs, squashfs, ext4); without it we stay, see
- *below assay.scratch=SERIAL     ext4 above it; without it a tmpfs assay.hostname=NAME
+ *	assay.root=SERIAL        read-only root (erofs, squashfs, ext4); none: we stay, see below
+ *	assay.scratch=SERIAL     ext4 above it
+ *	assay.hostname=NAME      the last of each counts
  *	assay.machine_id=HEX
  *	assay.init=PATH          instead of /sbin/init
  *
  * The socket to the agent is closed by our exec: that is how the agent learns of the new root. A
  * failure is told on the console and through the agent to the host; then the machine is switched
- *off.
+ * off.
  *
  * Without assay.root we are a minimal init for guests that are only a kernel and this initramfs:
  * reaping, and power-off by busybox' signals.
@@ -349,16 +350,13 @@ static void mount_scratch(const char *serial)
 {
 	_cleanup_free_ char *disk = NULL;
 
+	if (!serial)
+		fail("the command line has assay.root, but no assay.scratch to write to");
+	disk = wait_disk(serial);
 	(void)mkdir(SCRATCH, 0755);
-	if (!serial) {
-		if (mount("tmpfs", SCRATCH, "tmpfs", 0, "mode=0755,size=75%") < 0)
-			fail("cannot mount a tmpfs above the root: %s", strerror(errno));
-	} else {
-		disk = wait_disk(serial);
-		if (mount(disk, SCRATCH, "ext4", MS_NOATIME, NULL) < 0)
-			fail("cannot mount %s (%s) as the writable layer: %s", disk, serial,
-			     strerror(errno));
-	}
+	if (mount(disk, SCRATCH, "ext4", MS_NOATIME, NULL) < 0)
+		fail("cannot mount %s (%s) as the writable layer: %s", disk, serial,
+		     strerror(errno));
 	/* One may be there without the other: the power can go between the two. */
 	if ((mkdir(SCRATCH "/upper", 0755) < 0 && errno != EEXIST) ||
 	    (mkdir(SCRATCH "/work", 0755) < 0 && errno != EEXIST))

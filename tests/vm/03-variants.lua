@@ -26,6 +26,20 @@ group("files", function()
   end)
 end)
 
+group("own init", function()
+  local m = machine("m", {
+    image = "tiny", memory = "256M", cmdline = "assay.init=/sbin/first",
+    files = { ["/sbin/first"] = { from = "data/first.sh", mode = "755" } },
+  })
+  test("runs in place of the image's, and knows who the machine is", function()
+    m:wait_for_file("/first")
+    assert_eq(m:read_file("/first"), "m /sbin/first 1\n")
+    -- Of the machine's name: the same in every test and on every host.
+    assert_eq(m:read_file("/etc/machine-id"), "c216ff1d8db641be030b106b6f2e8547\n")
+    assert_contains(m:read_file("/etc/hosts"), "127.0.1.1\tm\n")
+  end)
+end)
+
 group("environment", function()
   local m = machine("m", { image = "tiny", memory = "256M", env = { COLOUR = "red", SHAPE = "round" } })
   test("the definition's own, a command's laid over it", function()
