@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What several commands share: run options, fibers, JSON output. */
 #include <stdio.h>
+#include <time.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -143,6 +144,13 @@ int command_on_fiber(const char *name, int (*fn)(void *userdata), void *userdata
 	int r = loop_main(name, fn, userdata);
 
 	return r < 0 ? EXIT_ERRORED : r;
+}
+
+char *format_age(uint64_t then, char buf[FORMAT_MAX])
+{
+	uint64_t now = (uint64_t)time(NULL);
+
+	return format_duration((now > then ? now - then : 0) * NS_PER_SEC, buf);
 }
 
 void print_json(json_t *json)

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "image/image.h"
 #include "machine/machine.h"
+#include "machine/template.h"
 
 struct doctor_opts {
 	bool json;
@@ -119,6 +120,39 @@ static void check_cache(struct finding *f)
 	snprintf(f->found, sizeof(f->found), "%s", dir);
 }
 
+/* Of a machine whose definition says nothing about it. */
+#define USUAL_MEMORY_BYTES (512 * MIB)
+
+/* Tests start from saved machines, whose memory had better not be written to a disk. */
+static void check_memory(struct finding *f)
+{
+	struct error err = {}, why = {};
+	_cleanup_free_ char *dir = NULL;
+	char text[FORMAT_MAX];
+	uint64_t room = 0;
+
+	f->what = "saved memory";
+	if (template_memory_place(USUAL_MEMORY_BYTES, &dir, &room, &why, &err) < 0) {
+		f->state = BAD;
+		snprintf(f->found, sizeof(f->found), "%s", err.message);
+		snprintf(f->fix, sizeof(f->fix), "%s", err.hint);
+		return;
+	}
+	format_size(room, text);
+	if (!error_is_set(&why)) {
+		snprintf(f->found, sizeof(f->found), "in %s (%s free)", dir, text);
+		return;
+	}
+	f->state = room < USUAL_MEMORY_BYTES ? BAD : LESS;
+	snprintf(f->found, sizeof(f->found), "in %s (%s free): %s", dir, text, why.message);
+	snprintf(f->fix, sizeof(f->fix), "%s",
+		 f->state == BAD
+			 ? "make room: 'assay cache prune'; or set ASSAY_CACHE to a folder "
+			   "on another disk"
+			 : "nothing needs to be done, saving is only slower; a larger tmpfs "
+			   "at /dev/shm, or another one in ASSAY_TMPFS, spares the disk");
+}
+
 /* Behind the mark and the name. */
 #define FOUND_COLUMN 22
 
@@ -156,6 +190,7 @@ static int doctor_fiber(void *userdata)
 	check_namespaces(&findings[n++]);
 	check_building(&findings[n++]);
 	check_cache(&findings[n++]);
+	check_memory(&findings[n++]);
 	for (const char *const *b = backend_names(); *b && n < MAX_FINDINGS; b++)
 		check_backend(&findings[n++], *b);
 	for (size_t i = 0; i < n; i++) {

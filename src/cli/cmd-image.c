@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* `assay image`: the store that machines boot from. */
 #include <stdio.h>
-#include <time.h>
 
 #include "base/str.h"
 #include "cli/commands.h"
@@ -150,22 +149,14 @@ static json_t *info_json(const struct image_info *i)
 	return o;
 }
 
-static void print_age(uint64_t then)
-{
-	char text[FORMAT_MAX];
-	uint64_t now = (uint64_t)time(NULL);
-
-	printf("  %9s ago", format_duration((now > then ? now - then : 0) * NS_PER_SEC, text));
-}
-
 static void print_info(const struct image_info *i)
 {
-	char size[FORMAT_MAX];
+	char size[FORMAT_MAX], age[FORMAT_MAX];
 	_cleanup_free_ char *packages = i->packages ? strv_join(i->packages, " ") : xstrdup("");
 
 	printf("%-14s  %.12s  %-7s  %9s", i->name, i->digest, kind_name(i->kind),
 	       format_size(i->bytes, size));
-	print_age(i->used);
+	printf("  %9s ago", format_age(i->used, age));
 	printf("%s%s%s%s\n", *packages ? "  + " : "", packages, i->is_current ? "" : "  outdated",
 	       i->from && !*packages ? "  derived" : "");
 }

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "base/str.h"
 #include "cli/options.h"
 #include "runner/run.h"
 
@@ -31,3 +32,5 @@ int command_on_fiber(const char *name, int (*fn)(void *userdata), void *userdata
 
 /* Prints and frees. */
 void print_json(json_t *json);
+/* "3 min 20 s": since then, which is in seconds since the epoch. Returns buf. */
+char *format_age(uint64_t then, char buf[FORMAT_MAX]);

@@ -348,6 +348,8 @@ static int command_run(const struct command *cmd, const char *prefix, int argc, 
 	struct error err = {};
 	int n_args = 0, r;
 
+	if (cmd->defaults)
+		memcpy(opts, cmd->defaults, cmd->opts_size);
 	r = options_parse(cmd, argc, argv, opts, &n_args, args, &err);
 	if (r == 1) {
 		options_print_help(cmd, prefix, stdout);

@@ -38,6 +38,7 @@ struct command {
 	const char *doc;     /* paragraphs for the man page, scdoc; the help prints none of it */
 	const struct option_spec *options; /* ends with .name == NULL; may be NULL */
 	size_t opts_size;		   /* of the struct that `offset`s point into */
+	const void *defaults;		   /* such a struct; NULL: all zero */
 	void (*done)(void *opts);	   /* frees what the parser put there; may be NULL */
 	/* args: what is left of argv, NULL-terminated. Returns the exit status. */
 	int (*run)(const struct command *cmd, void *opts, int n_args, char **args);

@@ -54,7 +54,12 @@ static void man_overview(FILE *f)
 		fprintf(f, ". See *assay-%s*(1).\n\n", commands[i]->name);
 	}
 	fputs("# ENVIRONMENT\n\n"
-	      "*ASSAY_CACHE*\n\tFolder of images; default _$XDG\\_CACHE\\_HOME/assay_.\n\n"
+	      "*ASSAY_CACHE*\n\tFolder of images and templates; default "
+	      "_$XDG\\_CACHE\\_HOME/assay_.\n\n"
+	      "*ASSAY_CACHE_MAX*\n\tWhat templates may take together, such as 4G. See "
+	      "*assay-cache*(1).\n\n"
+	      "*ASSAY_TMPFS*\n\tThe tmpfs for memory of saved machines; default _/dev/shm_. "
+	      "Empty: none.\n\n"
 	      "*ASSAY_DEBIAN_MIRROR*\n\tMirror for Debian images instead of the host's own.\n\n"
 	      "*ASSAY_DEBUG*\n\tSet to 1: debug messages on stderr.\n\n"
 	      "*NO_COLOR*\n\tNo colours.\n\n*CI*\n\tSet: *assay run* is strict.\n\n"
