@@ -114,9 +114,7 @@ void session_flush(void)
 {
 	output_flush();
 	session.source_out.events = output_pending() > 0 ? POLLOUT : 0;
-	/* While it is shut, what waits does not leave, and only the host can open it. */
-	session.source_in.events =
-		output_pending() < OUT_HARD || output_gate() == GATE_SHUT ? POLLIN : 0;
+	session.source_in.events = output_pending() < OUT_HARD ? POLLIN : 0;
 	while (session.zombies) {
 		struct agent_call *c = session.zombies;
 

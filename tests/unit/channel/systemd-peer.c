@@ -209,6 +209,13 @@ static int reply_detail(sd_bus_message *m, const char *unit, const char *propert
 					  is(unit, "idle") || is(unit, "late") ? 0 : 1400000ULL);
 }
 
+static void strv_free(char **v)
+{
+	for (char **p = v; p && *p; p++)
+		free(*p);
+	free(v);
+}
+
 static int reply_list(sd_bus_message *m)
 {
 	static const char *const timers[] = {"daily", "often", "stuck", "transient", "weekly"};
@@ -221,6 +228,8 @@ static int reply_list(sd_bus_message *m)
 	check(sd_bus_message_read_strv(m, &patterns), "patterns");
 	if (!is(states[0], "active") || states[1] || !is(patterns[0], "*.timer") || patterns[1])
 		check(-EINVAL, "what to list");
+	strv_free(states);
+	strv_free(patterns);
 	check(sd_bus_message_new_method_return(m, &reply), "reply");
 	check(sd_bus_message_open_container(reply, 'a', "(ssssssouso)"), "array");
 	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++) {

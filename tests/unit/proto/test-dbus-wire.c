@@ -31,6 +31,8 @@ static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
 		return 0;
 	if (str_eq(sd_bus_message_get_signature(m, 1), "ss"))
 		assert_true(sd_bus_message_read(m, "ss", &a, &b) > 0);
+	else if (str_eq(sd_bus_message_get_signature(m, 1), "asas"))
+		assert_true(sd_bus_message_read(m, "asas", 1, &a, 1, &b) > 0);
 	free(f->seen);
 	f->seen = xasprintf("%s %s %s(%s,%s)", sd_bus_message_get_path(m),
 			    sd_bus_message_get_interface(m), sd_bus_message_get_member(m), a, b);
@@ -110,6 +112,8 @@ static void test_call_is_understood(void **state)
 	assert_int_equal(dbus_wire_parse(f->in.data, f->in.len, &m), f->in.len);
 	assert_int_equal(m.type, DBUS_METHOD_RETURN);
 	assert_int_equal(m.reply_serial, 9);
+	call(f, "List", "asas", (const char *const[]){"active", "*.timer"});
+	assert_string_equal(f->seen, "/org/x org.x.Y List(active,*.timer)");
 	call(f, "Plain", "", NULL);
 	assert_string_equal(f->seen, "/org/x org.x.Y Plain(,)");
 }
