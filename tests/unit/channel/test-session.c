@@ -433,6 +433,34 @@ FIBER_TEST(agent_answers_wrong_calls)
 	agent_peer_stop(&g, &p);
 }
 
+/* Refused in the midst of its body, a call's number is taken until the rest has come or is taken
+ * back. */
+FIBER_TEST(agent_forgets_what_was_refused)
+{
+	struct guest g;
+	struct peer p;
+	struct wire_header h = {.type = WIRE_CALL, .arg = 9999, .flags = WIRE_MORE, .call = 1};
+	struct wire_fields f;
+
+	agent_peer_start(&g, &p, 11, &h.nonce);
+	expect_error(&p, h, "x", 1, EOPNOTSUPP);
+	peer_send(&p, h, "x", 1); /* swallowed */
+	h.flags = 0;
+	peer_send(&p, h, "x", 1); /* the last of it */
+	expect_ping(&p, h.nonce, 1);
+	h.flags = WIRE_MORE;
+	h.call = 2;
+	expect_error(&p, h, "x", 1, EOPNOTSUPP);
+	peer_send(
+		&p,
+		(struct wire_header){
+			.type = WIRE_CANCEL, .arg = WIRE_CANCEL_GONE, .call = 2, .nonce = h.nonce},
+		NULL, 0);
+	expect_ping(&p, h.nonce, 2);
+	check(!peer_receive(&p, &h, &f));
+	agent_peer_stop(&g, &p);
+}
+
 FIBER_TEST(agent_bounds_what_a_host_sends)
 {
 	struct guest g;
@@ -490,6 +518,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(agent_ignores_old_sessions),
 		cmocka_unit_test(agent_survives_garbage),
 		cmocka_unit_test(agent_answers_wrong_calls),
+		cmocka_unit_test(agent_forgets_what_was_refused),
 		cmocka_unit_test(agent_bounds_what_a_host_sends),
 		cmocka_unit_test(agent_ends_with_its_stream),
 	};
