@@ -38,7 +38,9 @@ void fake_unref(struct fake *f)
 	guest_done(f);
 	wire_decoder_done(&f->in);
 	buf_done(&f->out);
+	buf_done(&f->kept);
 	buf_done(&f->typed);
+	fake_layers_done(f);
 	json_decref(f->script);
 	free(f);
 }
@@ -113,6 +115,7 @@ static void type_line(struct fake *f)
 struct era {
 	struct fake *f;
 	unsigned number;
+	bool resumed; /* a boot: it goes on in the middle */
 };
 
 static struct era *era_new(struct fake *f, unsigned number)
@@ -160,6 +163,7 @@ static int keyboard_run(void *userdata)
 
 struct later {
 	struct fake *f;
+	unsigned start; /* it is for this run only */
 	void (*fn)(struct fake *f);
 };
 
@@ -167,7 +171,8 @@ static int later_run(void *userdata)
 {
 	struct later *l = userdata;
 
-	l->fn(l->f);
+	if (l->f->starts == l->start)
+		l->fn(l->f);
 	fake_unref(l->f);
 	free(l);
 	return 0;
@@ -177,7 +182,7 @@ void fake_later(struct fake *f, void (*fn)(struct fake *f))
 {
 	struct later *l = xcalloc(1, sizeof(*l));
 
-	*l = (struct later){.f = fake_ref(f), .fn = fn};
+	*l = (struct later){.f = fake_ref(f), .start = f->starts, .fn = fn};
 	fake_spawn("fake-later", later_run, l);
 }
 
@@ -315,7 +320,7 @@ static uint64_t next_mishap(struct fake *f, unsigned done, enum mishap *ret)
 	uint64_t first = NS_FOREVER;
 	json_t *only = json_object_get(f->script, "only_boot");
 
-	if (json_is_integer(only) && json_integer_value(only) != f->boots)
+	if (json_is_integer(only) && json_integer_value(only) != f->nth_boot)
 		return NS_FOREVER;
 	for (int i = 0; i < N_MISHAPS; i++) {
 		uint64_t at = fake_time(f->script, mishap_keys[i], NS_FOREVER);
@@ -326,6 +331,17 @@ static uint64_t next_mishap(struct fake *f, unsigned done, enum mishap *ret)
 		*ret = (enum mishap)i;
 	}
 	return first == NS_FOREVER ? first : f->boot_ns + first;
+}
+
+/* Those that are behind a guest that goes on. */
+static unsigned past_mishaps(struct fake *f)
+{
+	unsigned done = 0;
+
+	for (int i = 0; i < N_MISHAPS; i++)
+		if (f->boot_ns + fake_time(f->script, mishap_keys[i], 1ULL << 60) < now_ns())
+			done |= 1U << i;
+	return done;
 }
 
 static void boot_text(struct fake *f)
@@ -349,7 +365,12 @@ static int director_run(void *userdata)
 	bool said_hello = !f->agent || json_is_true(json_object_get(f->script, "never_boot"));
 	unsigned done = 0;
 
-	boot_text(f);
+	if (b->resumed) { /* it has done all that by now */
+		said_hello = true;
+		done = past_mishaps(f);
+	} else {
+		boot_text(f);
+	}
 	while (f->running && f->boots == b->number) {
 		at = next_mishap(f, done, &what);
 		if (!said_hello && hello <= at) {
@@ -385,7 +406,8 @@ static void boot(struct fake *f)
 	for (const char *c = f->vm.init.spec->name; *c; c++)
 		hash = (hash ^ (uint8_t)*c) * 16777619U;
 	f->boots++;
-	f->hung = false;
+	f->nth_boot++;
+	f->hung = f->frozen = false;
 	f->host_id = 0;
 	f->phase[0] = '\0';
 	f->nonce = ((uint64_t)hash << 32) + f->boots;
@@ -394,6 +416,22 @@ static void boot(struct fake *f)
 		 (unsigned)getpid() & 0xFFFF, f->boots);
 	guest_boot(f);
 	fake_spawn("fake-director", director_run, era_new(f, f->boots));
+}
+
+/* Takes up a saved state in place of a boot. */
+static int resume(struct fake *f, const struct saved *from, struct error *err)
+{
+	struct era *era;
+	int r = fake_load(f, from, err);
+
+	if (r < 0)
+		return r;
+	f->boots++;
+	f->hung = false;
+	era = era_new(f, f->boots);
+	era->resumed = true;
+	fake_spawn("fake-director", director_run, era);
+	return 0;
 }
 
 void fake_reset(struct fake *f, bool by_guest)
@@ -419,7 +457,7 @@ static int op_available(struct error *err)
 static unsigned op_caps(void)
 {
 	return MACHINE_CAP_AGENT | MACHINE_CAP_CONSOLE | MACHINE_CAP_POWEROFF | MACHINE_CAP_PAUSE |
-	       MACHINE_CAP_QMP | MACHINE_CAP_DISKS;
+	       MACHINE_CAP_QMP | MACHINE_CAP_DISKS | MACHINE_CAP_SNAPSHOT;
 }
 
 static uint64_t op_cost_bytes(const struct machine_spec *spec)
@@ -430,11 +468,12 @@ static uint64_t op_cost_bytes(const struct machine_spec *spec)
 static int op_check(const struct machine_spec *spec, struct error *err)
 {
 	static const char *const keys[] = {
-		"boot_text", "boot_delay",  "never_boot", "boot_fails",	    "start_fails",
-		"version",   "exec",	    "files",	  "units",	    "systemd",
-		"ports",     "sockets",	    "mounts",	  "processes",	    "journal",
-		"console",   "echo",	    "qmp",	  "panic_after",    "reset_after",
-		"die_after", "close_after", "hang_after", "poweroff_after", "only_boot",
+		"boot_text",  "boot_delay",  "never_boot",    "boot_fails",	"start_fails",
+		"version",    "exec",	     "files",	      "units",		"systemd",
+		"ports",      "sockets",     "mounts",	      "processes",	"journal",
+		"console",    "echo",	     "qmp",	      "panic_after",	"reset_after",
+		"die_after",  "close_after", "hang_after",    "poweroff_after", "only_boot",
+		"save_fails", "save_dies",   "restore_fails", "unsavable",	"state_version",
 		NULL};
 	const char *key;
 	json_t *value;
@@ -486,10 +525,26 @@ static int make_stream(struct io **ret_ours, struct io **ret_theirs, struct erro
 	return 0;
 }
 
+static int open_streams(struct fake *f, struct io **ret_console, struct io **ret_agent,
+			struct error *err)
+{
+	int r = make_stream(&f->console, ret_console, err);
+
+	if (r < 0 || !f->vm.init.spec->agent)
+		return r;
+	r = make_stream(&f->agent, ret_agent, err);
+	if (r < 0) {
+		io_free(TAKE_PTR(f->console));
+		io_free(*ret_console);
+	}
+	return r;
+}
+
 static int op_start(struct vm *vm, const struct vm_start *how, struct vm_streams *ret,
 		    struct error *err)
 {
 	struct fake *f = (struct fake *)vm;
+	bool resumes = how->from && how->from->devices_fd >= 0;
 	const char *fails = fake_text(f->script, "start_fails");
 	struct io *console = NULL, *agent = NULL;
 	int r;
@@ -497,27 +552,34 @@ static int op_start(struct vm *vm, const struct vm_start *how, struct vm_streams
 	assert(!f->running);
 	if (fails)
 		return error_set(err, ERROR_INFRA, EIO, "the fake VMM does not start: %s", fails);
-	r = make_stream(&f->console, &console, err);
+	fails = fake_text(f->script, "restore_fails");
+	if (how->from && fails)
+		return error_set(err, ERROR_INFRA, EIO, "the saved state was not taken up: %s",
+				 fails);
+	if (how->from && !resumes && (r = fake_load(f, how->from, err)) < 0)
+		return r;
+	r = open_streams(f, &console, &agent, err);
 	if (r < 0)
 		return r;
-	if (f->vm.init.spec->agent) {
-		r = make_stream(&f->agent, &agent, err);
-		if (r < 0) {
-			io_free(TAKE_PTR(f->console));
-			io_free(console);
-			return r;
-		}
+	f->start_ns = now_ns();
+	if (resumes && (r = resume(f, how->from, err)) < 0) {
+		io_free(TAKE_PTR(f->console));
+		io_free(TAKE_PTR(f->agent));
+		io_free(console);
+		io_free(agent);
+		return r;
 	}
 	f->running = true;
+	f->savable = how->savable;
 	f->starts++;
-	f->start_ns = now_ns();
 	wire_decoder_reset(&f->in);
 	buf_truncate(&f->out, 0);
 	buf_truncate(&f->typed, 0);
 	fake_spawn("fake-keyboard", keyboard_run, era_new(f, f->starts));
 	if (f->agent)
-		fake_session_start(f);
-	boot(f);
+		fake_session_start(f, resumes ? "system" : NULL);
+	if (!resumes)
+		boot(f);
 	*ret = (struct vm_streams){.agent = agent, .console = console, .epoch_ns = f->start_ns};
 	return 0;
 }
@@ -631,6 +693,8 @@ const struct backend_ops backend_fake = {
 	.reset = op_reset,
 	.pause = op_pause,
 	.resume = op_resume,
+	.save = fake_save,
+	.state_key = fake_state_key,
 	.eject = op_eject,
 	.qmp = op_qmp,
 };

@@ -36,6 +36,11 @@
  *			resets itself, the VMM is killed, the agent's channel ends, the agent
  *			answers nothing more, the guest turns itself off
  *	only_boot	the *_after above happen in this boot only, counted from 1
+ *	save_fails	a text: the machine cannot be saved (kind infra)
+ *	save_dies	true: the VMM dies in the middle of it
+ *	restore_fails	a text: no saved state is taken up (kind infra)
+ *	unsavable	a text: what states depend on cannot be told, since … (kind unsupported)
+ *	state_version	a text that states depend on
  *
  * An answer is stdout as text, or a table; later keys happen after earlier ones:
  *
@@ -114,7 +119,8 @@ struct fake {
 	unsigned refs;
 	json_t *script; /* the option, or an empty object */
 	bool running, paused;
-	unsigned starts, boots, boots_of_run;
+	unsigned starts, boots; /* only grow: what a fiber works for */
+	unsigned nth_boot;	/* of the machine; a restore takes it back, too */
 	char boot_id[40];
 	uint64_t start_ns, boot_ns;
 
@@ -123,11 +129,16 @@ struct fake {
 	struct wire_decoder in;
 	struct buf out;
 	bool flushing;
+	bool frozen;	 /* by FREEZE; frames wait in `kept` */
+	struct buf kept; /* … until THAW */
 	uint64_t host_id, nonce;
 	char phase[16];
 	bool hung;
 	struct fake_call *calls;
 	struct fake_guest guest;
+	int *layers; /* of its disk, as files: see save.c */
+	size_t n_layers;
+	bool savable;	  /* this run */
 	struct buf typed; /* a line at the console, not ended yet */
 
 	/* Woken at every change of anything above: guests are small. */
@@ -156,9 +167,20 @@ void fake_close_agent(struct fake *f);
 /* In a fiber of its own, so that its caller may end first. */
 void fake_later(struct fake *f, void (*fn)(struct fake *f));
 
+/* --- save.c --- */
+
+int fake_save(struct vm *vm, bool keep, struct saved **ret, struct error *err);
+int fake_state_key(const struct vm_init *init, const struct image *image, struct buf *ret,
+		   struct error *err);
+/* Puts the state in place of what the guest has; the machine runs already, or is off and only the
+ * disks count. */
+int fake_load(struct fake *f, const struct saved *from, struct error *err);
+void fake_layers_done(struct fake *f);
+
 /* --- session.c: the agent's end of the wire --- */
 
-void fake_session_start(struct fake *f);
+/* phase: what a guest that goes on is in (it is frozen then); NULL: nothing runs in it yet. */
+void fake_session_start(struct fake *f, const char *phase);
 void fake_session_hello(struct fake *f, const char *phase);
 /* Sends what no agent may: data on a stream that does not exist. */
 void fake_session_violate(struct fake *f);
@@ -199,6 +221,11 @@ struct fake_unit *guest_unit(struct fake *f, const char *name);
 const char *guest_unit_state(const struct fake_unit *u);
 bool guest_port_is_open(struct fake *f, unsigned port);
 void guest_port_set(struct fake *f, unsigned port, bool open);
+/* As JSON: the files; everything else. Loading takes the place of what is there. */
+json_t *guest_save_files(const struct fake *f);
+int guest_load_files(struct fake *f, json_t *files, struct error *err);
+json_t *guest_save_rest(const struct fake *f);
+void guest_load_rest(struct fake *f, json_t *rest);
 /* When something in the guest next changes by itself; NS_FOREVER. */
 uint64_t guest_next_change(const struct fake *f);
 bool guest_list_has(struct fake *f, const char *list, const char *what);

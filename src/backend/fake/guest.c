@@ -237,12 +237,135 @@ void guest_boot(struct fake *f)
 		add_port(f, (unsigned)strtoul(key, NULL, 10), now_ns() + fake_time(ports, key, 0));
 }
 
+/* --- saved states --- */
+
+static char *to_hex(const struct buf *b)
+{
+	struct buf hex = {};
+
+	for (size_t i = 0; i < b->len; i++)
+		buf_printf(&hex, "%02x", (uint8_t)b->data[i]);
+	return hex.data ? buf_steal(&hex, NULL) : xstrdup("");
+}
+
+static int from_hex(const char *hex, struct buf *ret)
+{
+	unsigned byte;
+
+	for (; *hex; hex += 2) {
+		if (sscanf(hex, "%2x", &byte) != 1 || !hex[1])
+			return -EINVAL;
+		buf_putc(ret, (char)byte);
+	}
+	return 0;
+}
+
+json_t *guest_save_files(const struct fake *f)
+{
+	json_t *ret = json_array();
+
+	for (size_t i = 0; i < f->guest.n_files; i++) {
+		const struct fake_file *file = &f->guest.files[i];
+		_cleanup_free_ char *data = to_hex(&file->data);
+
+		json_array_append_new(ret, json_pack("{ss, ss, si, ss*, sb}", "path", file->path,
+						     "data", data, "mode", (int)file->mode,
+						     "target", file->target, "dir", file->is_dir));
+	}
+	return ret;
+}
+
+static void clear_files(struct fake_guest *g)
+{
+	for (size_t i = 0; i < g->n_files; i++)
+		file_done(&g->files[i]);
+	g->n_files = 0;
+}
+
+int guest_load_files(struct fake *f, json_t *files, struct error *err)
+{
+	json_t *v;
+	size_t i;
+
+	if (!json_is_array(files))
+		return error_set(err, ERROR_INFRA, EBADMSG, "the fake disk is no list of files");
+	clear_files(&f->guest);
+	json_array_foreach(files, i, v)
+	{
+		struct fake_file *file = guest_file_make(f, fake_text(v, "path") ?: "?");
+
+		file->mode = (mode_t)json_integer_value(json_object_get(v, "mode"));
+		file->is_dir = json_is_true(json_object_get(v, "dir"));
+		if (fake_text(v, "target"))
+			file->target = xstrdup(fake_text(v, "target"));
+		if (from_hex(fake_text(v, "data") ?: "", &file->data) < 0)
+			return error_set(err, ERROR_INFRA, EBADMSG,
+					 "the fake disk has a file that is torn");
+	}
+	return 0;
+}
+
+/* A moment as the time until it, for a clock that stands still meanwhile. */
+static json_t *save_moment(uint64_t ns)
+{
+	uint64_t now = now_ns();
+
+	return json_integer(ns == NS_FOREVER ? -1 : ns > now ? (json_int_t)(ns - now) : 0);
+}
+
+static uint64_t load_moment(json_t *v)
+{
+	json_int_t left = json_integer_value(v);
+
+	return left < 0 ? NS_FOREVER : left == 0 ? 0 : now_ns() + (uint64_t)left;
+}
+
+json_t *guest_save_rest(const struct fake *f)
+{
+	json_t *units = json_array(), *ports = json_array();
+
+	for (size_t i = 0; i < f->guest.n_units; i++) {
+		const struct fake_unit *u = &f->guest.units[i];
+
+		json_array_append_new(units, json_pack("{ss, ss, ss, ss, ss, so, sb, ss*}", "name",
+						       u->name, "state", u->state, "sub", u->sub,
+						       "result", u->result, "type", u->type,
+						       "ready", save_moment(u->ready_ns), "job",
+						       u->job, "journal", u->journal));
+	}
+	for (size_t i = 0; i < f->guest.n_ports; i++)
+		json_array_append_new(ports, json_pack("[i, o]", (int)f->guest.ports[i].port,
+						       save_moment(f->guest.ports[i].open_ns)));
+	return json_pack("{so, so, so}", "units", units, "ports", ports, "runs",
+			 json_deep_copy(f->guest.runs));
+}
+
+void guest_load_rest(struct fake *f, json_t *rest)
+{
+	json_t *runs = json_object_get(rest, "runs"), *v;
+	size_t i;
+
+	clear_volatile(&f->guest);
+	json_array_foreach(json_object_get(rest, "units"), i, v)
+	{
+		struct fake_unit *u;
+
+		set_unit(f, fake_text(v, "name") ?: "?", v);
+		u = guest_unit(f, fake_text(v, "name") ?: "?");
+		u->ready_ns = load_moment(json_object_get(v, "ready"));
+	}
+	json_array_foreach(json_object_get(rest, "ports"), i, v)
+		add_port(f, (unsigned)json_integer_value(json_array_get(v, 0)),
+			 load_moment(json_array_get(v, 1)));
+	json_decref(f->guest.runs);
+	f->guest.runs = json_is_object(runs) ? json_deep_copy(runs) : json_object();
+}
+
 void guest_done(struct fake *f)
 {
 	struct fake_guest *g = &f->guest;
 
-	for (size_t i = 0; i < g->n_files; i++)
-		file_done(&g->files[i]);
+	clear_files(g);
 	clear_volatile(g);
 	free(g->files);
 	free(g->units);

@@ -46,37 +46,44 @@ static void flush(struct fake *f)
 
 static void send_frame(struct fake *f, struct wire_header h, const void *payload)
 {
+	struct buf *out = f->frozen ? &f->kept : &f->out;
 	uint8_t *p;
 
 	if (!f->agent)
 		return;
 	h.nonce = f->nonce;
-	buf_reserve(&f->out, WIRE_OVERHEAD + h.len);
-	p = (uint8_t *)f->out.data + f->out.len;
+	buf_reserve(out, WIRE_OVERHEAD + h.len);
+	p = (uint8_t *)out->data + out->len;
 	if (payload)
 		memcpy(p + WIRE_HEADER, payload, h.len);
 	else
 		memset(p + WIRE_HEADER, 0, h.len);
 	wire_seal(&h, p, p + WIRE_HEADER + h.len);
-	f->out.len += WIRE_OVERHEAD + h.len;
+	out->len += WIRE_OVERHEAD + h.len;
 	flush(f);
+}
+
+static void put_hello(struct fake *f, struct buf *b)
+{
+	json_t *version = json_object_get(f->script, "version");
+	const char *why = fake_text(f->script, "boot_fails");
+
+	wire_put_u32(b, TAG_VERSION,
+		     version ? (uint32_t)json_integer_value(version) : (uint32_t)WIRE_VERSION);
+	wire_put_str(b, TAG_BUILD, agent_binary_build());
+	wire_put_u64(b, TAG_HOST_ID, f->host_id);
+	wire_put_str(b, TAG_BOOT_ID, f->boot_id);
+	wire_put_str(b, TAG_PHASE, f->phase);
+	wire_put_u64(b, TAG_UPTIME_NS, now_ns() - f->boot_ns);
+	if (why)
+		wire_put_str(b, TAG_MESSAGE, why);
 }
 
 static void send_hello(struct fake *f)
 {
 	_cleanup_buf_ struct buf b = {};
-	json_t *version = json_object_get(f->script, "version");
-	const char *why = fake_text(f->script, "boot_fails");
 
-	wire_put_u32(&b, TAG_VERSION,
-		     version ? (uint32_t)json_integer_value(version) : (uint32_t)WIRE_VERSION);
-	wire_put_str(&b, TAG_BUILD, agent_binary_build());
-	wire_put_u64(&b, TAG_HOST_ID, f->host_id);
-	wire_put_str(&b, TAG_BOOT_ID, f->boot_id);
-	wire_put_str(&b, TAG_PHASE, f->phase);
-	wire_put_u64(&b, TAG_UPTIME_NS, now_ns() - f->boot_ns);
-	if (why)
-		wire_put_str(&b, TAG_MESSAGE, why);
+	put_hello(f, &b);
 	send_frame(f, (struct wire_header){.type = WIRE_HELLO, .len = (uint32_t)b.len}, b.data);
 }
 
@@ -155,7 +162,7 @@ bool fake_call_write(struct fake_call *c, unsigned stream, const void *data, siz
 
 		if (c->gone || c->cancelled)
 			return false;
-		if (part == 0 || c->f->out.len > OUT_SOFT || c->f->hung) {
+		if (part == 0 || c->f->out.len > OUT_SOFT || c->f->hung || c->f->frozen) {
 			if (!fake_call_wait(c, NS_FOREVER))
 				return false;
 			continue;
@@ -304,14 +311,63 @@ static void on_attach(struct fake *f, const struct wire_fields *in)
 	waiters_wake_all(&f->changed);
 }
 
+/* --- saving and going on --- */
+
+static void on_freeze(struct fake *f, uint32_t number)
+{
+	send_frame(f, (struct wire_header){.type = WIRE_FROZEN, .call = number}, NULL);
+	f->frozen = true;
+}
+
+/* Clock and entropy are the host's own; of what a copy is given, only the machine id stays. */
+static void on_thaw(struct fake *f, uint32_t number, const struct wire_fields *in)
+{
+	_cleanup_free_ char *id = wire_dup_str(in, TAG_MACHINE_ID, 64);
+	_cleanup_buf_ struct buf b = {};
+	struct error err = {};
+	uint64_t host_id = 0;
+
+	if (!f->frozen)
+		error_set(&err, ERROR_INFRA, EALREADY, "the guest agent was not frozen");
+	f->frozen = false;
+	wire_get_u64(in, TAG_HOST_ID, &host_id);
+	if (id) {
+		struct fake_file *file = guest_file_make(f, "/etc/machine-id");
+
+		buf_truncate(&file->data, 0);
+		buf_printf(&file->data, "%s\n", id);
+	}
+	if (host_id != f->host_id) {
+		fake_session_drop_calls(f);
+		buf_truncate(&f->kept, 0);
+		f->host_id = host_id;
+		f->nonce += 1ULL << 16;
+	}
+	put_hello(f, &b);
+	wire_put_u64(&b, TAG_DELTA_NS, 0);
+	wire_put_error(&b, &err);
+	send_frame(
+		f,
+		(struct wire_header){.type = WIRE_THAWED, .call = number, .len = (uint32_t)b.len},
+		b.data);
+	buf_append(&f->out, f->kept.data, f->kept.len);
+	buf_truncate(&f->kept, 0);
+	flush(f);
+	waiters_wake_all(&f->changed);
+}
+
 static void on_frame(struct fake *f, const struct wire_header *h, const uint8_t *payload)
 {
 	struct wire_fields in = {.data = payload, .len = h->len};
 
 	if (h->type == WIRE_ATTACH)
 		return on_attach(f, &in);
+	if (h->type == WIRE_THAW)
+		return on_thaw(f, h->call, &in);
 	if (!f->host_id || h->nonce != f->nonce)
 		return;
+	if (h->type == WIRE_FREEZE)
+		return on_freeze(f, h->call);
 	if (h->type == WIRE_CALL)
 		on_call(f, h, payload);
 	else
@@ -369,11 +425,13 @@ static int session_run(void *userdata)
 	return 0;
 }
 
-void fake_session_start(struct fake *f)
+void fake_session_start(struct fake *f, const char *phase)
 {
 	struct session *s = xcalloc(1, sizeof(*s));
 
 	*s = (struct session){.f = fake_ref(f), .start = f->starts};
-	f->phase[0] = '\0';
+	snprintf(f->phase, sizeof(f->phase), "%s", phase ?: "");
+	f->frozen = phase != NULL;
+	buf_truncate(&f->kept, 0);
 	fake_spawn("fake-agent", session_run, s);
 }
