@@ -165,13 +165,14 @@ static int take_saved(const char *dir, json_t *json, struct saved **ret, struct 
 	json_t *vm, *core, *disks, *devices = NULL, *memory = NULL;
 	int r = 0;
 
-	if (json_unpack(json, "{s:O, s:O, s:o, s?:o, s?:o}", "vm", &vm, "core", &core, "disks",
-			&disks, "devices", &devices, "memory", &memory) < 0)
+	if (json_unpack(json, "{s:o, s:o, s:o, s?:o, s?:o}", "vm", &vm, "core", &core, "disks",
+			&disks, "devices", &devices, "memory", &memory) < 0 ||
+	    !json_is_object(vm) || !json_is_object(core))
 		return broken(err, "its manifest lacks what a saved machine is");
 	json_decref(s->vm);
 	json_decref(s->core);
-	s->vm = vm;
-	s->core = core;
+	s->vm = json_incref(vm);
+	s->core = json_incref(core);
 	if (devices)
 		r = take_file(dir, devices, "device state", &s->devices_fd, err);
 	if (r >= 0 && memory)
@@ -228,10 +229,11 @@ static int take(const char *dir, const char *key, struct template *t, struct err
 
 	if (r < 0)
 		return r;
-	if (json_unpack(json, "{s:s, s:s, s:O, s:o}", "title", &title, "key", &whole, "notes",
-			&notes, "machines", &machines) < 0)
+	if (json_unpack(json, "{s:s, s:s, s:o, s:o}", "title", &title, "key", &whole, "notes",
+			&notes, "machines", &machines) < 0 ||
+	    !json_is_object(notes) || !json_is_array(machines))
 		return broken(err, "its manifest lacks what a template is");
-	t->notes = notes;
+	t->notes = json_incref(notes);
 	t->title = xstrdup(title);
 	if (!str_eq(whole, key))
 		return -ENOENT;

@@ -268,6 +268,27 @@ FIBER_TEST(locks_that_nobody_holds_are_removed)
 	close(again);
 }
 
+/* … and by somebody who waits for it: he has a lock only if others meet him at it. */
+FIBER_TEST(a_lock_that_went_away_is_taken_anew)
+{
+	_cleanup_store_ struct store s = {};
+	_cleanup_fiber_ struct fiber *f = NULL;
+	_cleanup_free_ char *path = NULL;
+	struct second second = {.store = &s};
+	int held = -EBADF;
+
+	check(store_open(STORE_IMAGES, &s, NULL) == 0);
+	path = xasprintf("%s/locks/%.12s", s.dir, DIGEST);
+	check(store_lock_key(&s, DIGEST, &held, NULL) == 0);
+	fiber_start("second", second_builder, &second, &f);
+	check(fiber_join(f, 20 * NS_PER_MS, NULL) == -ETIMEDOUT);
+	check(unlink(path) == 0);
+	close(held);
+	check(fiber_join(f, 5 * NS_PER_SEC, NULL) == 0);
+	check(second.has_lock);
+	check(path_exists(path));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -281,6 +302,7 @@ int main(void)
 		cmocka_unit_test(only_what_nobody_uses_is_removed),
 		cmocka_unit_test(images_and_templates_are_apart),
 		cmocka_unit_test(locks_that_nobody_holds_are_removed),
+		cmocka_unit_test(a_lock_that_went_away_is_taken_anew),
 	};
 
 	return cmocka_run_group_tests_name("image-store", tests, make_store, remove_store);

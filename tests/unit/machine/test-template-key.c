@@ -53,8 +53,7 @@ static int key_of(const char *options, char ret[DIGEST_HEX_MAX], struct error *e
 		if (*c == '\'')
 			*c = '"';
 	json = json_loads(text, 0, NULL);
-	assert_non_null(json);
-	assert_int_equal(machine_spec_parse(json, &spec, NULL), 0);
+	check(json && machine_spec_parse(json, &spec, NULL) == 0);
 	r = template_boot_key(spec, &env, ret, err);
 	machine_spec_free(spec);
 	json_decref(json);
@@ -99,7 +98,7 @@ static void write_disk(const char *name)
 {
 	_cleanup_free_ char *path = path_join(cache_dir, name), *data = xcalloc(1, 4096);
 
-	assert_int_equal(file_write_atomic(path, data, 4096, 0644, NULL), 0);
+	check(file_write_atomic(path, data, 4096, 0644, NULL) == 0);
 }
 
 /* The same text under the same name, but another file: guests that have read the old one know. */
@@ -121,6 +120,41 @@ static void files_count_by_identity(void **state)
 		assert_int_equal(key_of(options[i], after, NULL), 0);
 		assert_string_not_equal(before, after);
 	}
+}
+
+static void import(const char *name)
+{
+	_cleanup_free_ char *path = path_join(cache_dir, "disk.img");
+	struct error err = {};
+
+	write_disk("disk.img");
+	if (image_store_import_disk(name, path, &err) < 0) {
+		fprintf(stderr, "%s\n", err.message);
+		abort();
+	}
+}
+
+/* An image that was removed and made anew has the same digest, and is another. */
+FIBER_TEST(images_count_by_identity_too)
+{
+	char before[DIGEST_HEX_MAX], after[DIGEST_HEX_MAX];
+	struct image_info info = {};
+	char digest[DIGEST_HEX_MAX];
+
+	import("mine");
+	check(key_of(FAKE ", 'image': 'mine'", before, NULL) == 0);
+	check(key_of(FAKE ", 'image': 'mine'", after, NULL) == 0);
+	check_str(before, after);
+	check(image_store_show("mine", &info, NULL) == 0);
+	snprintf(digest, sizeof(digest), "%s", info.digest);
+	image_info_done(&info);
+	check(image_store_remove("mine", NULL, NULL) == 0);
+	import("mine");
+	check(image_store_show("mine", &info, NULL) == 0);
+	check_str(info.digest, digest);
+	image_info_done(&info);
+	check(key_of(FAKE ", 'image': 'mine'", after, NULL) == 0);
+	check(!str_eq(before, after));
 }
 
 static void what_is_missing_is_an_error(void **state)
@@ -168,7 +202,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CLEAN(the_definition_counts),	      CLEAN(the_hypervisor_counts),
 		CLEAN(files_count_by_identity),	      CLEAN(what_is_missing_is_an_error),
-		CLEAN(what_cannot_be_saved_says_why),
+		CLEAN(what_cannot_be_saved_says_why), CLEAN(images_count_by_identity_too),
 	};
 
 	return cmocka_run_group_tests_name("template-key", tests, NULL, NULL);

@@ -8,9 +8,23 @@
 #include <sys/mount.h>
 #include <sys/wait.h>
 
+#include "base/host.h"
 #include "machine/backend.h"
 
 const struct backend_ops *const backend_registry[] = {&backend_fake, NULL};
+
+/* Instead of the real host's. */
+static uint64_t host_bytes = 64 * GIB, available_bytes = 32 * GIB;
+
+uint64_t host_memory_bytes(void)
+{
+	return host_bytes;
+}
+
+uint64_t host_memory_available_bytes(void)
+{
+	return available_bytes;
+}
 
 static const char *const keys[] = {KEY_A, KEY_B, KEY_C};
 
@@ -177,6 +191,48 @@ static void memory_goes_to_the_tmpfs_if_it_fits(void **state)
 	assert_int_equal(template_work_dirs(MIB, &memory, &work, NULL), 0);
 	assert_string_equal(memory, templates);
 	assert_string_equal(work, templates);
+}
+
+/* Whatever the size of the tmpfs: what lies there, the tests have less. */
+static void a_quarter_of_the_free_memory_stays_free(void **state)
+{
+	_cleanup_free_ char *less = NULL, *more = NULL, *templates = NULL;
+	struct error why = {};
+
+	templates = path_join(cache_dir, "templates");
+	available_bytes = 4 * MIB;
+	less = place(3 * MIB, &why);
+	assert_true(str_starts(less, tmpfs_dir));
+	more = place(3 * MIB + 1, &why);
+	available_bytes = 32 * GIB;
+	assert_string_equal(more, templates);
+	assert_string_equal(why.message, "3 MiB of memory would be more than three quarters of "
+					 "what is free (4 MiB)");
+}
+
+/* The oldest of those that lie on the tmpfs, and not one that does not. */
+static void the_tmpfs_holds_a_quarter_of_the_memory_at_most(void **state)
+{
+	uint64_t each;
+	struct template_info *infos;
+	size_t n;
+
+	setenv("ASSAY_TMPFS", "", 1);
+	commit_new(KEY_C, "on disk");
+	setenv("ASSAY_TMPFS", tmpfs_dir, 1);
+	commit_new(KEY_A, "older");
+	commit_new(KEY_B, "newer");
+	assert_int_equal(template_list(&infos, &n, NULL), 0);
+	assert_int_equal(n, 3);
+	each = infos[0].memory_bytes;
+	template_infos_free(infos, n);
+	host_bytes = 4 * 2 * each;
+	assert_int_equal(template_prune(UINT64_MAX, NULL, NULL), 0);
+	assert_true(exists(KEY_A) && exists(KEY_B) && exists(KEY_C));
+	host_bytes = 4 * 2 * each - 4;
+	assert_int_equal(template_prune(UINT64_MAX, NULL, NULL), 0);
+	host_bytes = 64 * GIB;
+	assert_true(!exists(KEY_A) && exists(KEY_B) && exists(KEY_C));
 }
 
 static void memory_in_the_cache_is_as_good(void **state)
@@ -362,6 +418,8 @@ int main(void)
 		CLEAN(what_counts_no_more_goes_always),
 		CLEAN(a_new_one_makes_room_for_itself),
 		CLEAN(memory_goes_to_the_tmpfs_if_it_fits),
+		CLEAN(a_quarter_of_the_free_memory_stays_free),
+		CLEAN(the_tmpfs_holds_a_quarter_of_the_memory_at_most),
 		CLEAN(memory_in_the_cache_is_as_good),
 		CLEAN(somebody_elses_directory_is_not_used),
 		CLEAN(memory_that_is_nobodys_is_removed),

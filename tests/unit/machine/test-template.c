@@ -223,6 +223,9 @@ static void a_broken_manifest_too(void **state)
 		 "template 'aaaaaaaaaaaa' is broken: its manifest is of another version"},
 		{"sed -i 's/\"machines\"/\"things\"/' manifest.json",
 		 "template 'aaaaaaaaaaaa' is broken: its manifest lacks what a template is"},
+		{"sed -i 's/\"core\"/\"corn\"/' manifest.json",
+		 "template 'web' is broken: machine 'server': its manifest lacks what a saved "
+		 "machine is"},
 		{"sed -i 's/\"inode\"/\"node\"/' manifest.json",
 		 "template 'web' is broken: machine 'server': its manifest does not say what the "
 		 "file of its device state is"},
