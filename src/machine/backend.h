@@ -177,11 +177,11 @@ struct backend_ops {
 	int (*resume)(struct vm *vm, struct error *err);
 
 	/* [SNAPSHOT] Everything at one instant; the agent is frozen already. Disks' overlays become
-	 * immutable layers. keep: the machine gets new overlays and goes on (vCPUs run again when
-	 * this returns). Not keep: the VMM is gone when this returns, as after kill(); what was
-	 * started `savable` has its RAM in a file of its own, else it is in the stream. Without
-	 * a running VMM: the disks only. On failure the machine goes on if it can (keep), or is
-	 * gone. */
+	 * immutable layers. keep: the machine gets new overlays and goes on (its vCPUs run again
+	 * when this returns, unless pause() had stopped them). Not keep: the VMM is gone when this
+	 * returns, as after kill(); what was started `savable` has its RAM in a file of its own,
+	 * else it is in the stream. Without a running VMM: the disks only. On failure the machine
+	 * goes on if it can (keep), or is gone. */
 	int (*save)(struct vm *vm, bool keep, struct saved **ret, struct error *err);
 	/* [SNAPSHOT] A hint that start() with this how->from will come, if how->from has devices:
 	 * the VMM may be started to where it waits for them. Only when off; failures are silent.

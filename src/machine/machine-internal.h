@@ -83,6 +83,7 @@ struct machine {
 	/* Saved states (snapshot.c). */
 	struct saved *next_from; /* whose disks the next start takes; NULL: its own */
 	json_t *saving;		 /* what saved->core will be, while the backend saves */
+	bool held;		 /* stands still while others are saved, too: no news */
 	bool thawing;		 /* the next hello is that of a guest that goes on */
 	bool prestarted;
 

@@ -115,6 +115,11 @@ struct saved;
 int machine_save(struct machine *m, bool keep, uint64_t timeout_ns, struct saved **ret,
 		 struct error *err);
 
+/* The same for several machines, all at one instant: none moves while any is saved. ret: room for
+ * n. All or none. */
+int machine_save_all(struct machine *const *machines, size_t n, bool keep, uint64_t timeout_ns,
+		     struct saved **ret, struct error *err);
+
 struct machine_restore_opts {
 	bool savable;		/* it will be saved as a template */
 	const char *machine_id; /* 32 hex digits: a new one for this fork; NULL: as it was */
@@ -127,6 +132,11 @@ struct machine_restore_opts {
  */
 int machine_restore(struct machine *m, struct saved *from, const struct machine_restore_opts *opts,
 		    uint64_t timeout_ns, struct error *err);
+/* The same for several machines, side by side. The first error counts; the others are restored, or
+ * have failed, too, when it returns. */
+int machine_restore_all(struct machine *const *machines, struct saved *const *from, size_t n,
+			const struct machine_restore_opts *opts, uint64_t timeout_ns,
+			struct error *err);
 /* Starts the VMM that a later machine_restore() of the same state will use, to the point where it
  * waits for the state. Optional; a hint only: failures are silent. Fiber only. */
 void machine_prestart(struct machine *m, struct saved *from);

@@ -13,6 +13,7 @@
  * Theory of operation
  *
  *	save	freeze the agent ─► backend's save() ─► thaw (keep) | off
+ *		several at one instant: freeze all, pause all, save(), go on, thaw
  *	restore	kill what runs ─► backend's start(from) ─► thaw ─► up
  *
  * Saving and restoring are power switches: they hold the power lock. Between freeze and thaw the
@@ -34,6 +35,9 @@
  * are others, though their counterparts live on in the guest. Calls fail as when the plug is
  * pulled, but with `was restored` as the reason.
  */
+
+/* For what must be done whatever has become of it. */
+#define GO_ON_TIMEOUT_NS (30 * NS_PER_SEC)
 
 /* --- What the model knows ------------------------------------------------------------------- */
 
@@ -149,88 +153,147 @@ static int check_saveable_now(struct machine *m, struct error *err)
 	return 0;
 }
 
-/* It goes on, whether that was saved or not; and whoever waited may have given up. */
-static int thaw_after_save(struct machine *m, bool saved, uint64_t deadline, struct error *err)
+/* One of the machines that are saved together. */
+struct saving {
+	struct machine *m;
+	bool locked, frozen, paused;
+	struct saved *saved;
+};
+
+/* Silence, and then nothing moves. Where there is one machine only, save() stops it itself. */
+static int hold(struct saving *s, size_t n, uint64_t deadline, struct error *err)
 {
-	struct fiber_shield shield;
+	int r = 0;
+
+	for (size_t i = 0; i < n && r >= 0; i++) {
+		if (s[i].m->state != MACHINE_UP || !s[i].m->spec->agent)
+			continue;
+		r = agent_freeze(s[i].m->agent, timeout_left(deadline), err);
+		s[i].frozen = r >= 0;
+		if (r < 0)
+			machine_explain_crash(s[i].m, err);
+	}
+	for (size_t i = 0; i < n && n > 1 && r >= 0; i++) {
+		if (s[i].m->state != MACHINE_UP)
+			continue;
+		s[i].m->held = true;
+		r = vm_pause(s[i].m, err);
+		s[i].paused = r >= 0;
+	}
+	return r;
+}
+
+/* Of a machine that was never started nothing is known but that. */
+static int save_one(struct saving *s, bool keep, struct error *err)
+{
+	struct machine *m = s->m;
 	int r;
 
-	if (!m->spec->agent || !m->vmm_runs)
+	if (m->state == MACHINE_OFF && m->next_from) {
+		s->saved = saved_ref(m->next_from);
 		return 0;
-	if (saved)
-		return agent_thaw(m->agent, NULL, timeout_left(deadline), err);
-	fiber_shield_enter(&shield, 10 * NS_PER_SEC);
-	r = agent_thaw(m->agent, NULL, 10 * NS_PER_SEC, NULL);
+	}
+	m->saving = save_core(m);
+	if (m->vm) {
+		r = vm_save(m, keep, &s->saved, err);
+		if (r < 0)
+			machine_explain_crash(m, err);
+	} else {
+		s->saved = saved_new();
+		r = 0;
+	}
+	if (r >= 0) {
+		json_decref(s->saved->core);
+		s->saved->core = json_incref(m->saving);
+	}
+	json_decref(TAKE_PTR(m->saving));
+	return r;
+}
+
+/* They go on, whether they were saved or not, and though whoever waited may have given up. */
+static int let_go(struct saving *s, size_t n, bool ok, uint64_t deadline, struct error *err)
+{
+	struct fiber_shield shield;
+	int r = 0, k;
+
+	fiber_shield_enter(&shield, ok ? timeout_left(deadline) : GO_ON_TIMEOUT_NS);
+	for (size_t i = 0; i < n; i++) {
+		if (s[i].paused && s[i].m->vmm_runs) {
+			k = vm_resume(s[i].m, r < 0 ? NULL : err);
+			r = r < 0 ? r : k;
+		}
+		s[i].m->held = false;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (!s[i].frozen || !s[i].m->vmm_runs)
+			continue;
+		k = agent_thaw(s[i].m->agent, NULL, GO_ON_TIMEOUT_NS, r < 0 ? NULL : err);
+		r = r < 0 ? r : k;
+	}
 	fiber_shield_leave(&shield);
 	return r;
 }
 
-static int save_up(struct machine *m, bool keep, uint64_t deadline, struct saved **ret,
-		   struct error *err)
+static int save_held(struct saving *s, size_t n, bool keep, uint64_t deadline, struct error *err)
 {
-	_cleanup_saved_ struct saved *s = NULL;
-	struct error why = {}, lost = {};
-	int r = 0;
+	struct error lost = {};
+	int r = hold(s, n, deadline, err);
 
-	if (m->spec->agent)
-		r = agent_freeze(m->agent, timeout_left(deadline), &why);
-	if (r >= 0) {
-		m->saving = save_core(m);
-		r = vm_save(m, keep, &s, &why);
-		if (r >= 0) {
-			json_decref(s->core);
-			s->core = json_incref(m->saving);
-		}
-		json_decref(TAKE_PTR(m->saving));
-		if (keep && thaw_after_save(m, r >= 0, deadline, &lost) < 0 && r >= 0) {
-			why = lost;
-			r = -lost.code;
-		}
+	for (size_t i = 0; i < n && r >= 0; i++)
+		r = save_one(&s[i], keep, err);
+	/* A template is whole or is not. */
+	for (size_t i = 0; i < n && !keep; i++) {
+		s[i].m->killed_as = "saved";
+		vm_kill(s[i].m);
 	}
-	if (r < 0) {
-		machine_explain_crash(m, &why);
-		return error_propagate(err, &why);
-	}
-	*ret = TAKE_PTR(s);
-	return 0;
+	if (let_go(s, n, r >= 0, deadline, &lost) < 0 && r >= 0)
+		r = error_propagate(err, &lost);
+	return r;
 }
 
-/* Of a machine that was never started nothing is known but that. */
-static int save_off(struct machine *m, bool keep, struct saved **ret, struct error *err)
+static int lock_all(struct saving *s, size_t n, struct error *err)
 {
-	struct saved *s = NULL;
 	int r = 0;
 
-	if (m->next_from)
-		s = saved_ref(m->next_from);
-	else if (!m->vm)
-		s = saved_new();
-	else
-		r = vm_save(m, keep, &s, err);
-	if (r < 0)
-		return r;
-	if (s != m->next_from) {
-		json_decref(s->core);
-		s->core = save_core(m);
+	for (size_t i = 0; i < n && r >= 0; i++) {
+		r = vm_need_snapshots(s[i].m, err);
+		if (r >= 0)
+			r = power_lock(s[i].m, err);
+		s[i].locked = r >= 0;
+		if (r >= 0)
+			r = check_saveable_now(s[i].m, err);
 	}
-	*ret = s;
-	return 0;
+	return r;
+}
+
+int machine_save_all(struct machine *const *machines, size_t n, bool keep, uint64_t timeout_ns,
+		     struct saved **ret, struct error *err)
+{
+	_cleanup_free_ struct saving *s = xcalloc(n + 1, sizeof(*s));
+	uint64_t deadline = deadline_in(timeout_ns);
+	struct error why = {};
+	int r;
+
+	for (size_t i = 0; i < n; i++)
+		s[i].m = machines[i];
+	r = lock_all(s, n, &why);
+	if (r >= 0)
+		r = save_held(s, n, keep, deadline, &why);
+	for (size_t i = 0; i < n; i++) {
+		if (s[i].locked)
+			power_unlock(s[i].m);
+		if (r >= 0)
+			ret[i] = s[i].saved;
+		else
+			saved_unref(s[i].saved);
+	}
+	return r < 0 ? error_propagate(err, &why) : 0;
 }
 
 int machine_save(struct machine *m, bool keep, uint64_t timeout_ns, struct saved **ret,
 		 struct error *err)
 {
-	uint64_t deadline = deadline_in(timeout_ns);
-	int r;
-
-	if ((r = vm_need_snapshots(m, err)) < 0 || (r = power_lock(m, err)) < 0)
-		return r;
-	r = check_saveable_now(m, err);
-	if (r >= 0)
-		r = m->state == MACHINE_UP ? save_up(m, keep, deadline, ret, err)
-					   : save_off(m, keep, ret, err);
-	power_unlock(m);
-	return r;
+	return machine_save_all(&m, 1, keep, timeout_ns, ret, err);
 }
 
 /* --- Restoring ------------------------------------------------------------------------------ */
@@ -351,6 +414,49 @@ int machine_restore(struct machine *m, struct saved *from, const struct machine_
 	if (why.kind == ERROR_CRASH || why.kind == ERROR_EXPECT || why.kind == ERROR_TIMEOUT)
 		why.kind = ERROR_INFRA;
 	return error_propagate(err, &why);
+}
+
+struct restoring {
+	struct machine *m;
+	struct saved *from;
+	const struct machine_restore_opts *opts;
+	uint64_t timeout_ns;
+	struct error err;
+};
+
+static int restoring_main(void *userdata)
+{
+	struct restoring *r = userdata;
+
+	return machine_restore(r->m, r->from, r->opts, r->timeout_ns, &r->err);
+}
+
+int machine_restore_all(struct machine *const *machines, struct saved *const *from, size_t n,
+			const struct machine_restore_opts *opts, uint64_t timeout_ns,
+			struct error *err)
+{
+	_cleanup_free_ struct restoring *all = xcalloc(n + 1, sizeof(*all));
+	_cleanup_free_ struct fiber **fibers = xcalloc(n + 1, sizeof(*fibers));
+	int r = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		all[i] = (struct restoring){machines[i], from[i], opts, timeout_ns, {}};
+		fiber_start("restore", restoring_main, &all[i], &fibers[i]);
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct error why = {};
+
+		/* Cancelled: so are they, each of which cleans up. */
+		if (fiber_join(fibers[i], NS_FOREVER, &why) < 0) {
+			fiber_stop(fibers[i]);
+			if (r >= 0)
+				r = error_propagate(err, &why);
+		} else if (fiber_result(fibers[i]) < 0 && r >= 0) {
+			r = error_propagate(err, &all[i].err);
+		}
+		fiber_unref(fibers[i]);
+	}
+	return r;
 }
 
 void machine_prestart(struct machine *m, struct saved *from)

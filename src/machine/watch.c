@@ -193,6 +193,8 @@ static void on_stopped(bool stopped, const char *reason, void *userdata)
 			  name(m), reason);
 		error_hint(&why, "is the host's disk full?");
 		machine_crash(m, &why);
+	} else if (m->held) {
+		return;
 	} else if (stopped && (m->state == MACHINE_UP || m->state == MACHINE_STARTING)) {
 		m->unpaused = m->state;
 		machine_set_state(m, MACHINE_PAUSED, NULL);

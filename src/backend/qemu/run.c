@@ -48,6 +48,7 @@ struct qemu_run {
 
 	bool greeted;
 	bool booted;		     /* start() has succeeded: from now on on_exit is due */
+	bool stopped;		     /* as STOP and RESUME have it */
 	bool quiet;		     /* we stop it and let it go on ourselves */
 	struct migration *migration; /* NULL: none */
 	bool guest_shutdown;	     /* SHUTDOWN said that the guest wanted it */
@@ -107,6 +108,8 @@ static void translate_event(struct qemu_run *run, const char *name, json_t *data
 {
 	const struct vm_events *e = run->events;
 
+	if (str_eq(name, "STOP") || str_eq(name, "RESUME"))
+		run->stopped = str_eq(name, "STOP");
 	if (str_eq(name, "RESET")) {
 		on_reset(run, data, at_ns);
 	} else if (str_eq(name, "SHUTDOWN")) {
@@ -454,6 +457,11 @@ static int load(struct qemu_run *run, const struct qemu_incoming *from, struct e
 	int r = prepare_stream(run, from->devices_fd, from->without_memory, params, err);
 
 	return r < 0 ? r : run_migration(run, "migrate-incoming", "restore", err);
+}
+
+bool qemu_run_is_stopped(const struct qemu_run *run)
+{
+	return run->stopped;
 }
 
 void qemu_run_set_quiet(struct qemu_run *run, bool quiet)

@@ -51,6 +51,8 @@ void qemu_run_move(struct qemu_run **from, struct qemu_run **to);
 /* From now on the vCPUs' stopping and going on is our own affair, not told as an event (false: it
  * is again). */
 void qemu_run_set_quiet(struct qemu_run *run, bool quiet);
+/* Whether the vCPUs stand still. */
+bool qemu_run_is_stopped(const struct qemu_run *run);
 /* Writes the stream of a machine that stands still to the file. On failure, if QEMU still runs, it
  * can go on. run may be gone afterwards. */
 int qemu_run_save(struct qemu_run *run, int devices_fd, bool without_memory, struct error *err);

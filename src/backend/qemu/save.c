@@ -186,11 +186,13 @@ static int go_on(struct qemu_vm *q, struct error *err)
 static int save_running(struct qemu_vm *q, bool keep, struct qemu_overlay *fresh, struct saved *s,
 			struct error *err)
 {
+	bool was_stopped = qemu_run_is_stopped(q->run);
 	struct error lost = {};
-	int r;
+	int r = 0;
 
 	qemu_run_set_quiet(q->run, true);
-	r = qemu_run_call(q->run, "stop", NULL, COMMAND_TIMEOUT_NS, NULL, err);
+	if (!was_stopped)
+		r = qemu_run_call(q->run, "stop", NULL, COMMAND_TIMEOUT_NS, NULL, err);
 	if (r >= 0 && q->run)
 		r = save_stopped(q, keep, fresh, s, err);
 	if (!keep) {
@@ -201,7 +203,9 @@ static int save_running(struct qemu_vm *q, bool keep, struct qemu_overlay *fresh
 		push_overlays(q, fresh);
 		return 0;
 	}
-	if (go_on(q, &lost) < 0 && r >= 0)
+	if (was_stopped && q->run)
+		qemu_run_set_quiet(q->run, false);
+	else if (go_on(q, &lost) < 0 && r >= 0)
 		r = error_propagate(err, &lost);
 	return r;
 }
