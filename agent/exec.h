@@ -36,7 +36,7 @@ void exec_on_writable(struct agent_call *c, unsigned stream);
 void exec_on_cancel(struct agent_call *c, enum wire_cancel reason);
 void exec_end(struct agent_call *c);
 
-int exec_child(void *plan);
+int exec_child(void *userdata);
 /* In fn: tells why and ends the child. */
 _noreturn_ _printf_(3, 4) void exec_give_up(const struct exec_plan *plan, int code, const char *fmt,
 					    ...);

@@ -19,7 +19,7 @@ enum agent_life {
 
 extern char **agent_argv; /* of main */
 
-int root_setup(enum agent_life life);
+int root_setup(enum agent_life which);
 /* Has the root of PID 1 another identity than ours? Always with LIFE_STDIO. */
 bool root_is_final(void);
 /* In a child: into the guest's root, "/" as working directory. -errno. */

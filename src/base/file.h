@@ -21,7 +21,7 @@ bool path_is_dir(const char *path);
 /* mkdir -p; 0 if it is there already, -ENOTDIR if something else is. */
 int path_make_dirs(const char *path, mode_t mode, struct error *err);
 /* A directory (0700) where anybody can be first, as in /tmp: -EPERM if it is not ours. */
-int path_make_private_dir(const char *path, struct error *err);
+int path_make_private_dir(const char *dir, struct error *err);
 /* rm -rf, does not follow links, does not cross into other mounts; 0 if absent. */
 int path_remove_tree(const char *path, struct error *err);
 char *path_join(const char *a, const char *b); /* b if it is absolute */

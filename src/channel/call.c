@@ -359,12 +359,13 @@ int agent_call_simple(struct agent *a, uint16_t op, const struct buf *body, cons
 {
 	_cleanup_agent_call_ struct agent_call *c = NULL;
 	uint64_t deadline = deadline_in(timeout_ns);
-	struct wire_fields f;
+	struct wire_fields f = {};
 	int r;
 
 	r = agent_call_start(a, op, body, what, deadline, &c, err);
 	if (r < 0)
 		return r;
+	assert(c);
 	r = agent_call_wait(c, deadline, timeout_ns, &f, err);
 	if (r >= 0 && ret_reply)
 		buf_append(ret_reply, f.data, f.len);

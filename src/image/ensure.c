@@ -2,6 +2,7 @@
 /* image_ensure() and image_find(): from what a test file says to an open image. */
 #include "image/internal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -125,6 +126,7 @@ static int build_one(const struct store *s, const struct image_spec *spec, const
 
 	if (r < 0)
 		return r;
+	assert(base || recipe);
 	if (base)
 		r = derive_build(&b, spec, base, &m, err);
 	else if (recipe->kind == RECIPE_DEBIAN)

@@ -153,7 +153,7 @@ int image_open_disk(const char *path, struct image **ret, struct error *err)
 	char head[512] = {}, hex[DIGEST_HEX_MAX];
 	const char *format;
 	struct sha256 s;
-	struct stat st;
+	struct stat st = {};
 	ssize_t n;
 	int r = open_file("disk", path, &image->disk, &st, &fd, err);
 
@@ -192,7 +192,7 @@ int image_open_kernel(const char *kernel, const char *initrd, struct image **ret
 	_cleanup_close_ int fd = -EBADF, initrd_fd = -EBADF;
 	char head[4] = {}, hex[DIGEST_HEX_MAX];
 	struct sha256 s;
-	struct stat st;
+	struct stat st = {};
 	int r = open_file("kernel", kernel, &image->kernel, &st, &fd, err);
 
 	if (r < 0)

@@ -200,7 +200,7 @@ int image_spec_check(const struct image_spec *spec, struct error *err)
 					       spec->from);
 		return 0;
 	}
-	if (str_eq(spec->from, "tiny") && strv_len(spec->packages) > 0)
+	if (str_eq(spec->from, "tiny") && spec->packages && spec->packages[0])
 		return error_set(err, ERROR_USAGE, EINVAL,
 				 "the image 'tiny' has no packages: '%s' cannot be installed",
 				 spec->packages[0]);

@@ -313,6 +313,7 @@ void fiber_start(const char *name, fiber_fn fn, void *userdata, struct fiber **r
 	if (self) {
 		const struct deadline_scope *s = self->scopes, *earliest = s;
 
+		assert(s); /* the innermost, "inherited", is always there */
 		for (; s; s = s->outer)
 			if (s->at_ns <= earliest->at_ns)
 				earliest = s;

@@ -297,8 +297,10 @@ int io_writev_all(struct io *io, struct iovec *iov, int n, uint64_t timeout_ns, 
 			continue;
 		}
 		while (written > 0) {
-			size_t part = MIN((size_t)written, iov->iov_len);
+			size_t part;
 
+			assert(n > 0); /* no more is written than was given */
+			part = MIN((size_t)written, iov->iov_len);
 			iov->iov_base = (char *)iov->iov_base + part;
 			iov->iov_len -= part;
 			written -= (ssize_t)part;
@@ -389,7 +391,7 @@ static int unix_address(const char *path, struct sockaddr_un *ret, int *ret_dir_
 
 	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
 	if (strlen(path) < sizeof(ret->sun_path)) {
-		strcpy(ret->sun_path, path);
+		memcpy(ret->sun_path, path, strlen(path) + 1);
 		return 0;
 	}
 	dir = path_dirname(path);

@@ -34,4 +34,4 @@ int io_read_exact(struct io *io, void *buf, size_t len, uint64_t timeout_ns, str
 int io_wait_readable(struct io *io, uint64_t timeout_ns, struct error *err);
 /* Connects a unix stream socket (a path of any length); accepts on a listening io. */
 int io_connect_unix(const char *path, uint64_t timeout_ns, struct io **ret, struct error *err);
-int io_accept(struct io *listener, uint64_t timeout_ns, struct io **ret, struct error *err);
+int io_accept(struct io *io, uint64_t timeout_ns, struct io **ret, struct error *err);

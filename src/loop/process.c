@@ -262,6 +262,7 @@ void processes_done(void)
 
 		(void)kill(-p->pid, SIGKILL);
 		reap(p);
+		assert(orphans != p);
 		release_if_unused(p);
 	}
 }

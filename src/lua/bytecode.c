@@ -179,17 +179,17 @@ static bool skip_debug(struct reader *r)
 {
 	const uint8_t *p;
 	const char *name;
-	size_t n, x;
+	size_t n, x, y;
 
 	if (!take_size(r, &n) || !take(r, n, &p) || !take_size(r, &n)) /* lines */
 		return false;
 	for (; n > 0; n--)
-		if (!take_size(r, &x) || !take_size(r, &x))
+		if (!take_size(r, &x) || !take_size(r, &y))
 			return false;
 	if (!take_size(r, &n)) /* local variables */
 		return false;
 	for (; n > 0; n--)
-		if (!take_text(r, &name, &x) || !take_size(r, &x) || !take_size(r, &x))
+		if (!take_text(r, &name, &x) || !take_size(r, &x) || !take_size(r, &y))
 			return false;
 	if (!take_size(r, &n)) /* names of upvalues */
 		return false;

@@ -200,11 +200,11 @@ void check_tell(struct script *s, int line, const char *hint, const char *fmt, .
 /* Globals of the state after the file was evaluated, NULL-terminated; names belong to Lua. */
 static const char **global_names(lua_State *L)
 {
-	const char **names = NULL;
+	const char **names = xcalloc(1, sizeof(*names));
 	size_t n = 0;
 
 	if (!lua_checkstack(L, 4))
-		return xcalloc(1, sizeof(*names));
+		return names;
 	lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
 	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
 		if (lua_type(L, -2) == LUA_TSTRING) {

@@ -277,7 +277,7 @@ static _noreturn_ void raise_command(lua_State *L, struct call *c, const char *c
 
 static int run_all(lua_State *L, const char *method, bool want_failure)
 {
-	struct command_options o;
+	struct command_options o = {};
 	struct call *c;
 	int last = 0;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The editor stub assay.lua and the manual page assay-lua(3), rendered from the table of the API.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -252,6 +253,7 @@ static void put_paragraphs(struct buf *b, const char *text)
 
 static void put_section(struct buf *b, const char *section)
 {
+	assert(section);
 	buf_puts(b, "# ");
 	for (; *section; section++)
 		buf_putc(b, *section >= 'a' && *section <= 'z' ? (char)(*section - 'a' + 'A')

@@ -263,12 +263,14 @@ struct binding {
 extern const struct binding declare_bindings[], control_bindings[], fiber_bindings[],
 	report_bindings[], assert_bindings[], helper_bindings[], power_bindings[],
 	command_bindings[], process_bindings[], unit_bindings[], wait_bindings[], file_bindings[],
-	journal_bindings[], console_bindings[], qmp_bindings[], result_bindings[];
+	journal_bindings[], console_bindings[], qmp_bindings[], result_bindings[],
+	snapshot_bindings[];
 extern const struct binding *const all_bindings[]; /* NULL-terminated */
 void bindings_open(lua_State *L);
 /* Classes of userdata: "assay.machine", … with methods from the bindings. */
-void class_open(lua_State *L, const char *prefix, lua_CFunction gc);
+void class_open(lua_State *L, const char *class, lua_CFunction gc);
 void push_handle(lua_State *L, struct handle *h);
+void snapshot_open(lua_State *L); /* the classes of snapshots */
 
 struct script_fiber; /* fibers.c */
 /* Calls the function at fn_idx on a fiber of its own. */

@@ -45,7 +45,7 @@ static int fail(struct dbus_reader *r)
 static int align_to(struct dbus_reader *r, size_t align)
 {
 	if (r->error < 0)
-		return r->error;
+		return -EBADMSG;
 	while (r->pos % align != 0) {
 		if (r->pos >= r->end || r->data[r->pos] != 0)
 			return fail(r);
@@ -58,7 +58,7 @@ static int align_to(struct dbus_reader *r, size_t align)
 static int take(struct dbus_reader *r, size_t align, size_t len, const uint8_t **ret)
 {
 	if (align_to(r, align) < 0)
-		return r->error;
+		return -EBADMSG;
 	if (len > r->end - r->pos)
 		return fail(r);
 	*ret = r->data + r->pos;
@@ -80,7 +80,7 @@ int dbus_read_u32(struct dbus_reader *r, uint32_t *ret)
 	const uint8_t *p = NULL;
 
 	if (take(r, 4, 4, &p) < 0)
-		return r->error;
+		return -EBADMSG;
 	*ret = get_u32(p, r->big_endian);
 	return 0;
 }
@@ -91,7 +91,7 @@ int dbus_read_u64(struct dbus_reader *r, uint64_t *ret)
 	uint64_t v;
 
 	if (take(r, 8, 8, &p) < 0)
-		return r->error;
+		return -EBADMSG;
 	memcpy(&v, p, sizeof(v));
 	*ret = r->big_endian ? be64toh(v) : le64toh(v);
 	return 0;
@@ -102,7 +102,7 @@ int dbus_read_bool(struct dbus_reader *r, bool *ret)
 	uint32_t v;
 
 	if (dbus_read_u32(r, &v) < 0)
-		return r->error;
+		return -EBADMSG;
 	/* The specification knows no other values. */
 	if (v > 1)
 		return fail(r);
@@ -118,7 +118,7 @@ static int take_text(struct dbus_reader *r, size_t len, const char **ret)
 	if (len >= r->end - r->pos)
 		return fail(r);
 	if (take(r, 1, len + 1, &p) < 0)
-		return r->error;
+		return -EBADMSG;
 	if (p[len] != 0 || memchr(p, 0, len))
 		return fail(r);
 	*ret = (const char *)p;
@@ -130,7 +130,7 @@ int dbus_read_string(struct dbus_reader *r, const char **ret)
 	uint32_t len;
 
 	if (dbus_read_u32(r, &len) < 0)
-		return r->error;
+		return -EBADMSG;
 	return take_text(r, len, ret);
 }
 
@@ -139,7 +139,7 @@ int dbus_read_signature(struct dbus_reader *r, const char **ret)
 	const uint8_t *len = NULL;
 
 	if (take(r, 1, 1, &len) < 0)
-		return r->error;
+		return -EBADMSG;
 	return take_text(r, *len, ret);
 }
 
@@ -148,10 +148,10 @@ int dbus_read_array(struct dbus_reader *r, size_t element_align, size_t *ret_end
 	uint32_t len;
 
 	if (dbus_read_u32(r, &len) < 0)
-		return r->error;
+		return -EBADMSG;
 	/* The padding to the first element is there even if there is none, and is not counted. */
 	if (align_to(r, element_align) < 0)
-		return r->error;
+		return -EBADMSG;
 	if (len > ARRAY_MAX || len > r->end - r->pos)
 		return fail(r);
 	*ret_end = r->pos + len;
@@ -167,14 +167,14 @@ int dbus_read_property(struct dbus_reader *r, size_t end, const char **ret_name,
 		       const char **ret_signature)
 {
 	if (r->error < 0)
-		return r->error;
+		return -EBADMSG;
 	if (r->pos == end)
 		return 0;
 	if (r->pos > end)
 		return fail(r);
 	if (dbus_read_struct(r) < 0 || dbus_read_string(r, ret_name) < 0 ||
 	    dbus_read_signature(r, ret_signature) < 0)
-		return r->error;
+		return -EBADMSG;
 	return r->pos > end ? fail(r) : 1;
 }
 
@@ -259,7 +259,7 @@ static int skip_array(struct dbus_reader *r, const char *element, unsigned depth
 	if (!type_layout(*element, &align, &size))
 		return fail(r);
 	if (dbus_read_array(r, align, &end) < 0)
-		return r->error;
+		return -EBADMSG;
 	/* Elements of one size (which is their alignment, so no padding is between them) in one
 	 * step. */
 	if (size > 0) {
@@ -270,7 +270,7 @@ static int skip_array(struct dbus_reader *r, const char *element, unsigned depth
 	}
 	while (r->pos < end)
 		if (skip_value(r, element, depth + 1, &rest) < 0)
-			return r->error;
+			return -EBADMSG;
 	return r->pos == end ? 0 : fail(r);
 }
 
@@ -278,10 +278,10 @@ static int skip_array(struct dbus_reader *r, const char *element, unsigned depth
 static int skip_members(struct dbus_reader *r, const char *sig, char close, unsigned depth)
 {
 	if (dbus_read_struct(r) < 0)
-		return r->error;
+		return -EBADMSG;
 	while (*sig != close)
 		if (skip_value(r, sig, depth + 1, &sig) < 0)
-			return r->error;
+			return -EBADMSG;
 	return 0;
 }
 
@@ -291,9 +291,9 @@ static int skip_variant(struct dbus_reader *r, unsigned depth)
 	const char *sig, *rest;
 
 	if (dbus_read_signature(r, &sig) < 0)
-		return r->error;
+		return -EBADMSG;
 	if (skip_value(r, sig, depth + 1, &rest) < 0)
-		return r->error;
+		return -EBADMSG;
 	return *rest == 0 ? 0 : fail(r); /* exactly one type */
 }
 
@@ -304,7 +304,7 @@ static int skip_value(struct dbus_reader *r, const char *sig, unsigned depth, co
 	const uint8_t *p;
 
 	if (r->error < 0)
-		return r->error;
+		return -EBADMSG;
 	if (!end || !type_layout(*sig, &align, &size))
 		return fail(r);
 	*ret_rest = end;
@@ -376,7 +376,7 @@ static int read_field(struct dbus_reader *r, uint8_t code, const char *sig, stru
 		const char *rest;
 
 		if (dbus_skip(r, sig, &rest) < 0)
-			return r->error;
+			return -EBADMSG;
 		return *rest == 0 ? 0 : fail(r);
 	}
 	}
@@ -388,14 +388,14 @@ static int read_fields(struct dbus_reader *r, struct dbus_message *m)
 	size_t end;
 
 	if (dbus_read_array(r, 8, &end) < 0)
-		return r->error;
+		return -EBADMSG;
 	while (r->pos < end) {
 		const uint8_t *code = NULL;
 		const char *sig;
 
 		if (dbus_read_struct(r) < 0 || take(r, 1, 1, &code) < 0 ||
 		    dbus_read_signature(r, &sig) < 0 || read_field(r, *code, sig, m) < 0)
-			return r->error;
+			return -EBADMSG;
 	}
 	return r->pos == end ? 0 : fail(r);
 }

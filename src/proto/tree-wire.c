@@ -194,7 +194,7 @@ static const char *get_text(struct cursor *c, size_t max, size_t *ret_len)
 static enum tree_type type_of(uint8_t letter)
 {
 	for (size_t i = 1; i < ARRAY_SIZE(letters); i++)
-		if (letters[i] == letter)
+		if ((uint8_t)letters[i] == letter)
 			return i;
 	return 0;
 }
@@ -395,6 +395,7 @@ int tree_decode(struct tree_decoder *d, const uint8_t **data, size_t *len, struc
 	while (*len > 0) {
 		int rc;
 
+		assert(*data);
 		if (d->data_left > 0) {
 			take_data(d, data, len, ret);
 			return 1;

@@ -278,7 +278,7 @@ char *report_subtest_path(json_t *result)
 		if (!error || depth > strv_len(path) || !is_guilty(s, message))
 			continue;
 		/* Of several in one place the last: those before were a retry's attempts. */
-		for (size_t k = strv_len(path); k > depth; k--)
+		for (size_t k = strv_len(path); path && k > depth; k--)
 			free(TAKE_PTR(path[k - 1]));
 		strv_push_take(&path, text_plain(event_string(s, "name")));
 	}

@@ -28,7 +28,7 @@ static char *value_text(json_t *value)
 	char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
 
 	if (text && strlen(text) > VALUE_MAX)
-		strcpy(text + VALUE_MAX - 3, "...");
+		memcpy(text + VALUE_MAX - 3, "...", 4);
 	return text ? text : xstrdup("nothing");
 }
 

@@ -156,7 +156,7 @@ static int signal_fiber(void *userdata)
 {
 	struct signals *s = userdata;
 	struct run *run = s->run;
-	char sig;
+	uint8_t sig;
 
 	while (io_read(s->io, &sig, 1, NS_FOREVER, NULL) == 1) {
 		if (!run->interrupted)

@@ -371,13 +371,13 @@ static uint64_t encode_dir(struct fake *f, struct buf *out, const char *path, co
 
 static void op_copy_out(struct fake_call *c, const struct wire_fields *in)
 {
-	_cleanup_free_ char *path = wire_dup_str(in, TAG_PATH, 4096);
-	struct fake_file *file = guest_file(c->f, path ?: "");
+	_cleanup_free_ char *path = wire_dup_str(in, TAG_PATH, 4096) ?: xstrdup("");
+	struct fake_file *file = guest_file(c->f, path);
 	_cleanup_buf_ struct buf out = {};
 	uint64_t n = 1;
 
-	if (!file && !guest_file_matches(c->f, path ?: "")) {
-		fake_call_error(c, ERROR_EXPECT, ENOENT, "cannot open '%s': %s", path ?: "",
+	if (!file && !guest_file_matches(c->f, path)) {
+		fake_call_error(c, ERROR_EXPECT, ENOENT, "cannot open '%s': %s", path,
 				strerror(ENOENT));
 		return;
 	}

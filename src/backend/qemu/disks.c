@@ -80,7 +80,7 @@ static int add_spec_disk(struct qemu_disks *d, const struct disk_spec *s,
 			 const struct machine_env *env, struct error *err)
 {
 	struct qemu_disk *disk = add_disk(d, s->name);
-	uint64_t size;
+	uint64_t size = 0;
 	int r;
 
 	disk->readonly = s->readonly;
