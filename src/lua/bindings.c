@@ -169,12 +169,25 @@ static const struct binding field_bindings[] = {
  * ---------------------------------------------------------------------------------- */
 
 const struct binding *const all_bindings[] = {
-	declare_bindings, control_bindings, fiber_bindings,
-	report_bindings,  assert_bindings,  helper_bindings,
-	power_bindings,	  command_bindings, process_bindings,
-	unit_bindings,	  wait_bindings,    file_bindings,
-	console_bindings, qmp_bindings,	    result_bindings,
-	field_bindings,	  journal_bindings, NULL,
+	declare_bindings,
+	control_bindings,
+	fiber_bindings,
+	report_bindings,
+	assert_bindings,
+	helper_bindings,
+	power_bindings,
+	command_bindings,
+	process_bindings,
+	unit_bindings,
+	wait_bindings,
+	file_bindings,
+	console_bindings,
+	qmp_bindings,
+	result_bindings,
+	snapshot_bindings,
+	field_bindings,
+	journal_bindings,
+	NULL,
 };
 
 static int not_built(lua_State *L)
@@ -218,6 +231,7 @@ void bindings_open(lua_State *L)
 	for (size_t i = 0; i < ARRAY_SIZE(classes); i++)
 		class_open(L, classes[i], NULL);
 	class_open(L, "process", NULL);
+	snapshot_open(L);
 	for (const struct binding *const *t = all_bindings; *t; t++)
 		for (const struct binding *b = *t; b->name; b++) {
 			lua_pushcfunction(L, b->fn);

@@ -1,4 +1,4 @@
 -- run --strict, 3
 machine("m", { backend = "fake" })
 
-test("needs what is not there", { needs = { "snapshot" } }, function() end)
+test("needs what is not there", { needs = { "screen" } }, function() end)
