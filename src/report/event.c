@@ -120,6 +120,8 @@ const struct event_type event_types[] = {
 	{"machine-boot",
 	 "machine:string boot_id:string? phase:string? seconds:number? times:object?",
 	 "The guest's agent said hello: `seconds` after the VMM's start."},
+	{"machine-restored", "machine:string seconds:number",
+	 "The machine goes on from a saved state; that took so long."},
 	{"machine-panic", "machine:string message:string trace:string? expected:boolean?",
 	 "The guest's kernel panicked."},
 	{"machine-console", "machine:string text:string",
