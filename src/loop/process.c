@@ -211,8 +211,10 @@ void process_kill_group(struct process *p, int sig)
 
 void process_stop(struct process *p, uint64_t grace_ns)
 {
+	_cleanup_(process_leave) struct process *use = p;
 	struct fiber_shield shield;
 
+	use->n_users++; /* between the waits, too: somebody may free it meanwhile */
 	if (p->done)
 		return;
 	/* The grace bounds the wait below; SIGKILL then ends everything but a stuck kernel. */

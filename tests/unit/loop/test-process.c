@@ -305,6 +305,34 @@ FIBER_TEST(free_wakes_whoever_waits)
 	check(fiber_join(f, NS_PER_SEC, NULL) == 0 && fiber_result(f) == -EBADF);
 }
 
+static int wait_and_free(void *userdata)
+{
+	int r = process_wait(userdata, NS_FOREVER, NULL, NULL);
+
+	process_free(userdata);
+	return r;
+}
+
+static int stop_it(void *userdata)
+{
+	process_stop(userdata, 5 * NS_PER_SEC);
+	return 0;
+}
+
+/* Who waited first is woken first, and frees what the other is about to look at. */
+FIBER_TEST(free_beside_stop)
+{
+	_cleanup_fiber_ struct fiber *owner = NULL, *stopper = NULL;
+	struct process *p;
+
+	check(process_spawn(ARGV((char *)"sleep", (char *)"100"), NULL, &p, NULL) == 0);
+	fiber_start("owner", wait_and_free, p, &owner);
+	fiber_yield();
+	fiber_start("stopper", stop_it, p, &stopper);
+	check(fiber_join(owner, NS_PER_SEC, NULL) == 0 && fiber_result(owner) == 0);
+	check(fiber_join(stopper, NS_PER_SEC, NULL) == 0);
+}
+
 static pid_t left_over;
 
 static int leave_one(void *userdata)
@@ -465,6 +493,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(stop_is_gentle_first_and_leaves_nobody),
 		cmocka_unit_test(free_kills_the_group),
 		cmocka_unit_test(free_wakes_whoever_waits),
+		cmocka_unit_test(free_beside_stop),
 		cmocka_unit_test(the_end_of_the_loop_reaps_what_is_left),
 		cmocka_unit_test(children_die_with_their_parent),
 		cmocka_unit_test(run_keeps_outputs_apart_and_feeds_input),
