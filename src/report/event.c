@@ -9,14 +9,16 @@
 
 /*
  * Every event has "v", "type" and "t". The runner stamps "run" on all of them, "file", "test" and
- * "attempt" on those of a test. These six are not repeated in the table.
+ * "attempt" on those of a test, "file" and "template" on those of the making of a template. These
+ * seven are not repeated in the table.
  *
  * What src/lua emits: subtest-start … breakpoint. What src/machine emits through machine_env.emit()
  * as "state", "boot", … arrives here as "machine-state", "machine-boot", … with "machine" stamped.
  * The rest is the runner's and the worker's own.
  */
 static const char common_fields[] =
-	"v:integer type:string t:number run:string? file:string? test:string? attempt:integer?";
+	"v:integer type:string t:number run:string? file:string? test:string? attempt:integer? "
+	"template:string?";
 
 const struct event_type event_types[] = {
 	/* --- the run ---------------------------------------------------------------------- */
@@ -32,6 +34,16 @@ const struct event_type event_types[] = {
 	{"image", "name:string state:string phase:string? seconds:number? message:string?",
 	 "An image that tests wait for. `state`: `building` (again at each new `phase`), `ready`, "
 	 "`failed`."},
+	{"template-start", "name:string level:string dir:string",
+	 "What tests start from is being made: a machine that has booted (`level` `boot`), or all "
+	 "of a group after its setup (`setup`). `dir` is its folder, relative to the run's."},
+	{"template-end",
+	 "name:string level:string state:string cached:boolean seconds:number dir:string? "
+	 "error:object? errors:array? subtests:array? metrics:object? artifacts:array? "
+	 "diagnostics:array? log:array? warnings:array? fork_seconds:number?",
+	 "It is there (`state` `ready`), or cannot be made (`failed`, with `error`). `cached`: it "
+	 "was made by an earlier run, in so many `seconds`, and what it told (`log`, `metrics`, …) "
+	 "is from then."},
 	{"interrupted", "signal:string", "Somebody pressed Ctrl-C; everything is being stopped."},
 	{"run-end",
 	 "passed:integer failed:integer errored:integer skipped:integer xfailed:integer "
@@ -50,8 +62,16 @@ const struct event_type event_types[] = {
 	 "not "
 	 "the one asked for."},
 	{"phase", "name:string timeout:number?",
-	 "What the worker does: `load`, `boot`, `setup`, `test`, `warmup`, `run` (of a bench), "
-	 "`teardown`, `diagnose`, `end`; `timeout`: the seconds it may take."},
+	 "What the worker does: `load`, `fork`, `boot`, `settle`, `setup`, `save`, `test`, "
+	 "`warmup`, `run` (of a bench), `teardown`, `diagnose`, `end`; `timeout`: the seconds it "
+	 "may take."},
+	{"fork", "seconds:number",
+	 "All machines go on from where their template was saved; it took so long."},
+	{"fork-cost", "bytes:object",
+	 "What the forks' VMMs had taken of the host's memory at the end, by template."},
+	{"template-broken", "key:string message:string",
+	 "A template is gone or does not restore: it is made again, and the test waits for it."},
+	{"template-made", "error:object?", "A worker has made a template, or could not."},
 	{"attempt-end", "verdict:string seconds:number error:object? reason:string?",
 	 "An attempt is over. `error` has `kind`, `message`, `hint`, `phase`, `detail`, `trace`; "
 	 "`reason` is that of a skip."},
@@ -60,9 +80,10 @@ const struct event_type event_types[] = {
 	 "dir:string? attempts:array? error:object? reason:string? want:boolean? errors:array? "
 	 "subtests:array? "
 	 "metrics:object? artifacts:array? diagnostics:array? log:array? warnings:array? "
-	 "reproduce:string? repeat:integer?",
+	 "reproduce:string? repeat:integer? fork_seconds:number?",
 	 "A test is over: all that is known about it. `want` is true for a skip for want of a "
-	 "capability; `reproduce` a command to paste into a shell."},
+	 "capability; `reproduce` a command to paste into a shell; `fork_seconds` what it took its "
+	 "machines to go on from their template."},
 	{"error",
 	 "kind:string message:string hint:string? phase:string? detail:object? trace:array? "
 	 "line:integer?",

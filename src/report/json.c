@@ -11,6 +11,7 @@
 /*
  *	{ "version": 1, "run": { of run-start }, "accel": {…}, "tests": [ of test-end ],
  *	  "not_run": [ { file, test } ], "errors": [], "warnings": [], "images": [],
+ *	  "templates": [ of template-end ],
  *	  "summary": { of run-end }, "metrics": { "file: test": { name: { n, median, … } } } }
  *
  * docs/events.md describes the members.
@@ -38,8 +39,9 @@ static int json_open(struct reporter *r, struct error *err)
 {
 	struct json_state *s = xcalloc(1, sizeof(*s));
 
-	s->root = json_pack("{s:i, s:{}, s:[], s:[], s:[], s:[], s:[]}", "version", RESULTS_VERSION,
-			    "run", "tests", "not_run", "errors", "warnings", "images");
+	s->root = json_pack("{s:i, s:{}, s:[], s:[], s:[], s:[], s:[], s:[]}", "version",
+			    RESULTS_VERSION, "run", "tests", "not_run", "errors", "warnings",
+			    "images", "templates");
 	s->planned = json_object();
 	s->metrics = json_object();
 	r->state = s;
@@ -125,6 +127,8 @@ static void json_event(struct reporter *r, json_t *event)
 		json_array_append_new(json_object_get(s->root, "warnings"), payload(event, false));
 	else if (event_is(event, "image") && !str_eq(event_string(event, "state"), "building"))
 		json_array_append_new(json_object_get(s->root, "images"), payload(event, false));
+	else if (event_is(event, "template-end"))
+		json_array_append_new(json_object_get(s->root, "templates"), payload(event, false));
 	else if (event_is(event, "run-end"))
 		json_object_set_new(s->root, "summary", payload(event, false));
 }

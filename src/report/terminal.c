@@ -14,10 +14,10 @@
  * Theory of operation
  *
  * Lines that stay are printed once, in order. On a terminal (`live`) a block follows them, one
- * line for each running test or building image, with what it does now and for how long. Before
- * anything else is printed the block is wiped; afterwards, or when a second has passed, it is
- * drawn again. Each block line is cut to the terminal's width, so that a line is a row and the
- * block can be wiped by going up as many rows as it has lines.
+ * line for each running test, building image or template that is made, with what it does now and
+ * for how long. Before anything else is printed the block is wiped; afterwards, or when a second
+ * has passed, it is drawn again. Each block line is cut to the terminal's width, so that a line is
+ * a row and the block can be wiped by going up as many rows as it has lines.
  *
  * Everything that comes from a guest or a script goes through text_plain(): nobody but us moves
  * the cursor.
@@ -28,7 +28,7 @@
 
 struct running {
 	struct running *next;
-	char *file, *test; /* NULL test: an image's name in file */
+	char *file, *test; /* NULL test: an image's or template's name in file */
 	char *doing;
 	uint64_t start_ns;
 };
@@ -229,7 +229,10 @@ static char *describe(json_t *e)
 
 static void update_doing(struct terminal *t, json_t *e)
 {
-	struct running *r = find_running(t, event_string(e, "file"), event_string(e, "test"));
+	const char *template = json_string_value(json_object_get(e, "template"));
+	struct running *r =
+		template ? find_running(t, template, NULL)
+			 : find_running(t, event_string(e, "file"), event_string(e, "test"));
 	char *text = r && t->reporter->live ? describe(e) : NULL;
 
 	if (!text)
@@ -256,7 +259,8 @@ static void print_verbose(struct terminal *t, json_t *e)
 	plain = text_plain(text);
 	wipe(t);
 	printf("%s%8.2f  %s: %s%s\n", color(t, COLOR_DIM), event_number(e, "t"),
-	       event_string(e, "test"), plain, color(t, COLOR_NONE));
+	       event_string(e, json_object_get(e, "template") ? "template" : "test"), plain,
+	       color(t, COLOR_NONE));
 	draw_soon(t);
 }
 
@@ -334,15 +338,18 @@ static void print_warnings(struct terminal *t, json_t *warnings)
 /* A failed setup is told once at length; for the other tests of its group a line must do. */
 static bool told_already(struct terminal *t, json_t *e)
 {
-	json_t *error = json_object_get(e, "error");
+	const char *phase = event_string(json_object_get(e, "error"), "phase");
+	const char *dir = event_string(e, "dir");
 	bool again;
 
-	if (!str_eq(event_string(error, "phase"), "setup") ||
-	    !str_eq(event_string(e, "isolation"), "shared"))
+	if (!str_eq(phase, "setup") && !str_eq(phase, "boot") && !str_eq(phase, "save"))
 		return false;
-	again = str_eq(t->failed_setup, event_string(e, "dir"));
+	/* With "boot" each has a setup of its own. */
+	if (str_eq(event_string(e, "isolation"), "boot") || !*dir)
+		return false;
+	again = str_eq(t->failed_setup, dir);
 	free(t->failed_setup);
-	t->failed_setup = xstrdup(event_string(e, "dir"));
+	t->failed_setup = xstrdup(dir);
 	return again;
 }
 
@@ -352,7 +359,8 @@ static void print_failure(struct terminal *t, json_t *e)
 	const char *dir = event_string(t->start, "dir");
 
 	if (told_already(t, e)) {
-		puts("  its setup failed, see above");
+		printf("  its %s failed, see above\n",
+		       event_string(json_object_get(e, "error"), "phase"));
 		return;
 	}
 	report_failure_text(&b, e, "  ");
@@ -443,6 +451,29 @@ static void show_image(struct terminal *t, json_t *e)
 	draw_soon(t);
 }
 
+/* What an earlier run was told is told again: it is as true of this one. */
+static void end_template(struct terminal *t, json_t *e)
+{
+	const char *name = event_string(e, "name"), *state = event_string(e, "state");
+	bool cached = json_is_true(json_object_get(e, "cached"));
+	json_t *warnings = json_object_get(e, "warnings");
+	bool failed = str_eq(state, "failed");
+	char seconds[32];
+
+	remove_running(t, name, NULL);
+	wipe(t);
+	/* What took no time is nobody's concern, nor is what somebody has stopped; of a failure
+	 * the tests tell. */
+	if (!cached && !failed && event_number(e, "seconds") >= 1)
+		printf("%s: %s after %s\n", name, state,
+		       report_seconds(event_number(e, "seconds"), seconds));
+	else if (json_array_size(warnings) > 0)
+		printf("%s%s\n", name, cached ? " (cached)" : "");
+	print_warnings(t, warnings);
+	fflush(stdout);
+	draw_soon(t);
+}
+
 /* --- beginning and end -------------------------------------------------------------------------
  */
 
@@ -525,6 +556,11 @@ static void terminal_event(struct reporter *r, json_t *e)
 		print_start(t, e);
 	} else if (event_is(e, "image")) {
 		show_image(t, e);
+	} else if (event_is(e, "template-start")) {
+		add_running(t, event_string(e, "name"), NULL);
+		draw_soon(t);
+	} else if (event_is(e, "template-end")) {
+		end_template(t, e);
 	} else if (event_is(e, "test-start")) {
 		add_running(t, event_string(e, "file"), event_string(e, "test"));
 		draw_soon(t);
@@ -532,7 +568,7 @@ static void terminal_event(struct reporter *r, json_t *e)
 		print_test_end(t, e);
 	} else if (event_is(e, "run-end")) {
 		print_summary(t, e);
-	} else if (json_object_get(e, "test")) {
+	} else if (json_object_get(e, "test") || json_object_get(e, "template")) {
 		if (r->verbosity >= 1)
 			print_verbose(t, e);
 		update_doing(t, e);

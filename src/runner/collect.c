@@ -40,13 +40,15 @@ void collector_done(struct collector *c)
 	json_decref(c->errors);
 	json_decref(c->open);
 	json_decref(c->end);
+	json_decref(c->fork_seconds);
 	*c = (struct collector){};
 }
 
 /* The event without what every event has. */
 static json_t *payload(json_t *event)
 {
-	static const char *const common[] = {"v", "type", "t", "run", "file", "test", "attempt"};
+	static const char *const common[] = {"v",    "type", "t",	"run",
+					     "file", "test", "attempt", "template"};
 	json_t *copy = json_copy(event);
 
 	for (size_t i = 0; i < ARRAY_SIZE(common); i++)
@@ -134,6 +136,8 @@ void collector_event(struct collector *c, json_t *event)
 		append_bounded(c->warnings, payload(event), MAX_WARNINGS, false);
 	else if (str_eq(type, "error"))
 		append_bounded(c->errors, payload(event), MAX_WARNINGS, false);
+	else if (str_eq(type, "fork") && !c->fork_seconds)
+		c->fork_seconds = json_incref(json_object_get(event, "seconds"));
 	else if (str_eq(type, "attempt-end") && !c->end)
 		c->end = json_incref(event);
 }
@@ -153,6 +157,8 @@ void collector_finish(struct collector *c, json_t *result)
 		collect_statistics(json_object_get(m, "samples"), m);
 	if (json_object_size(c->metrics) > 0)
 		json_object_set(result, "metrics", c->metrics);
+	if (c->fork_seconds)
+		json_object_set(result, "fork_seconds", c->fork_seconds);
 	set_if_any(result, "subtests", c->subtests);
 	set_if_any(result, "artifacts", c->artifacts);
 	set_if_any(result, "diagnostics", c->diagnostics);

@@ -36,7 +36,8 @@ struct test_case {
 	bool want;	      /* skipped for want of a capability */
 };
 
-struct image_need; /* images.c */
+struct image_need;   /* images.c */
+struct template_set; /* templates.c */
 
 /* What one worker does: one test, or all of a group with isolation "shared". */
 struct job {
@@ -55,8 +56,12 @@ struct job {
 	const char *scale_reason;
 	struct image_need **images;
 	size_t n_images;
-	struct error *refusal; /* decided while planning: not to be started; NULL: fine */
-	json_t *refusal_line;  /* of the machine that is refused; borrowed; NULL: the test's */
+	struct template_set *templates; /* that it forks from; NULL: it does not */
+	unsigned template_round;	/* which of them: they are made anew when they break */
+	unsigned n_broken;		/* how often they did */
+	bool requeue;			/* to be started again, once they are there */
+	struct error *refusal;		/* decided while planning: not to be started; NULL: fine */
+	json_t *refusal_line; /* of the machine that is refused; borrowed; NULL: the test's */
 	/* while it runs */
 	struct fiber *fiber;
 	bool is_over;
@@ -82,6 +87,13 @@ struct run {
 	size_t n_jobs, n_tests;
 	char **used_dirs;
 	struct image_need *needs;
+	struct template_set *sets;
+	json_t *templates_told; /* keys of those that were found and are reported */
+	struct build *builds;	/* that want to run, or do */
+	struct load {
+		unsigned jobs, weight;
+		uint64_t bytes;
+	} load; /* what runs now */
 	struct ns_verdict ns;
 	struct accel_verdict accel;
 	bool accel_known;
@@ -172,19 +184,29 @@ int images_check(const struct image_need *need, struct error *err);
 /* Cancels builds, lets go of images. */
 void images_stop(struct run *run);
 
-/* --- job.c ------------------------------------------------------------------------------- */
+/* --- templates.c ------------------------------------------------------------------------- */
 
-/* All attempts of a job, on a fiber; results are in job->tests afterwards. */
-int job_fiber(void *userdata); /* struct job_call */
-struct job_call {
-	struct run *run;
-	struct job *job;
-};
-/* Ends a test that no worker has run. */
-void test_finish_unrun(struct run *run, struct job *job, struct test_case *t,
-		       const struct error *err);
+/* A job that is to be forked: what it starts from is shared with the others of its group. */
+void templates_note(struct run *run, struct job *job);
+/* Starts to look for them, and to make what is missing, when the images are there. */
+void templates_start(struct run *run);
+/* 1: the job can start: as a fork, or, where there can be no templates, anew (isolation, note and
+ * cost are set). 0: not yet. -errno: they cannot be made, see templates_finish(). */
+int templates_ready(struct job *job);
+/* Ends the tests of such a job. */
+void templates_finish(struct run *run, struct job *job);
+/* The member "templates" of a job's message. */
+json_t *templates_message(const struct job *job);
+/* A worker of the job has told (event) that a template is broken. True: another one is being made;
+ * false: it was not the first time, err says so. */
+bool templates_broken(struct run *run, struct job *job, json_t *event, struct error *err);
+/* What the machines of a fork took: object of template key → bytes. */
+void templates_note_cost(struct job *job, json_t *bytes);
+void templates_stop(struct run *run);
 
-/* A process of ours with a control socket and a kept tail of what it prints. */
+/* --- talk.c -------------------------------------------------------------------------------- */
+
+/* A process of ours with a control socket and a kept tail of what it prints (child.c). */
 struct child {
 	struct process *process;
 	struct io *control, *output;
@@ -194,6 +216,74 @@ struct child {
 	struct timer *late; /* SIGKILL, should SIGTERM not do */
 	uint64_t output_bytes;
 };
+
+/* One worker, from its job to its end. */
+struct talk {
+	/* given */
+	struct run *run;
+	char *dir;	  /* absolute; owned */
+	bool stops_early; /* when the run starts nothing more, not only when all is to end */
+	void (*on_event)(struct talk *t, json_t *event /* borrowed */);
+	/* its own */
+	struct child child;
+	uint64_t start_ns;
+	struct timer *timer;
+	uint64_t phase_ns; /* time-out of the phase under way */
+	bool overtime;	   /* killed because of it */
+	bool job_sent;	   /* completely: what else is for the worker may follow */
+	struct waiters sent;
+	bool is_cancelled; /* its end is near: no phase gets time any more */
+	char phase[16];
+	FILE *events;
+	uint64_t events_bytes, dropped;
+	struct fiber *canceller;
+};
+/* Makes the folder, starts the worker, gives it the job and returns when it is over. A failure is
+ * one of the lab's; how the worker ended, child.process says. */
+int talk_run(struct talk *t, const char *name, json_t *job, struct error *err);
+/* Into the folder's events.jsonl. */
+void talk_write(struct talk *t, json_t *event);
+/* Why a worker did not get to tell its end itself; failed: what talk_run() said. */
+void talk_explain_end(struct talk *t, const struct error *failed, struct error *ret);
+void talk_done(struct talk *t);
+/* Why running workers are told to end: a user's wish, or what the runner itself cannot go on
+ * with. */
+void run_explain_cancel(const struct run *run, struct error *ret);
+
+/* --- template-job.c ------------------------------------------------------------------------ */
+
+/* A worker that makes a template. */
+struct template_job {
+	struct run *run;
+	struct template_set *set;
+	const char *title;	/* "setup of a.lua", "server (debian-13)" */
+	const char *file;	/* whose it is */
+	struct collector *kept; /* what was told on the way; initialized by the caller */
+	json_t *message;	/* takes it */
+	char *dir;		/* relative to the run's; borrowed */
+	/* How it ended: */
+	json_t *error;	/* as in events, NULL: it is made */
+	json_t *broken; /* "template-broken", of one that it starts from; NULL: none */
+};
+void template_job_run(struct template_job *j);
+void template_job_done(struct template_job *j);
+
+/* --- job.c ------------------------------------------------------------------------------- */
+
+/* All attempts of a job, on a fiber; results are in job->tests afterwards. */
+int job_fiber(void *userdata); /* struct job_call */
+struct job_call {
+	struct run *run;
+	struct job *job;
+};
+/* The message for a worker: all but what it is to do (wire.h, worker.h). dir: absolute. */
+json_t *job_message(struct run *run, struct job *job, const char *mode, const char *dir);
+/* Ends a test that no worker has run; error as in events; dir may be NULL. */
+void test_finish_with(struct run *run, struct job *job, struct test_case *t, json_t *error,
+		      const char *dir);
+void test_finish_unrun(struct run *run, struct job *job, struct test_case *t,
+		       const struct error *err);
+
 /* ns: through ns-init at this level; NULL: directly. */
 int child_start(struct child *c, const char *name, const struct ns_verdict *ns, struct error *err);
 /* All of it is to end now: SIGTERM to ns-init, SIGKILL to a bare worker; SIGKILL after a while. */
@@ -210,6 +300,16 @@ unsigned schedule_jobs(const struct run *run);
 /* Runs all jobs. */
 void schedule_run(struct run *run);
 
+/* What runs beside the jobs and takes as much as one: waits until there is room for it. */
+struct build {
+	struct build *next;
+	uint64_t cost_bytes;
+	unsigned weight;
+	bool is_running, is_over;
+};
+int schedule_enter(struct run *run, struct build *b, struct error *err);
+void schedule_leave(struct run *run, struct build *b);
+
 /* --- collect.c --------------------------------------------------------------------------- */
 
 /* What a test's events add up to. */
@@ -217,6 +317,7 @@ struct collector {
 	json_t *subtests, *metrics, *artifacts, *diagnostics, *log, *warnings, *errors;
 	json_t *open; /* stack of indices of open subtests */
 	json_t *end;  /* "attempt-end" */
+	json_t *fork_seconds;
 	size_t n_samples;
 };
 void collector_init(struct collector *c);

@@ -58,7 +58,7 @@ void run_event(struct run *run, json_t *event)
 	json_object_set_new(event, "run", json_string(run->id ? run->id : ""));
 	if (event_validate(event, &err) < 0)
 		log_warn("%s", err.message);
-	if (!json_object_get(event, "test"))
+	if (!json_object_get(event, "test") && !json_object_get(event, "template"))
 		write_own_event(run, event);
 	for (size_t i = 0; i < run->n_reporters; i++)
 		run->reporters[i].ops->event(&run->reporters[i], event);
@@ -510,6 +510,7 @@ static void run_done(struct run *run)
 	if (run->events)
 		fclose(run->events);
 	plan_done(run);
+	json_decref(run->templates_told);
 	free(run->id);
 	free(run->dir);
 	free(run->out_dir);

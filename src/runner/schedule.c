@@ -8,8 +8,8 @@
 #include "runner/internal.h"
 
 /*
- * Jobs start in order. One whose images are not ready yet is passed over; one that does not fit
- * in makes all behind it wait, so that a big one is not put off for ever.
+ * Jobs start in order. One whose images or templates are not ready yet is passed over; one that
+ * does not fit in makes all behind it wait, so that a big one is not put off for ever.
  *
  * Limits: with -j N, N jobs; else two units for each processor, of which a machine takes two and a
  * test without one takes one. Memory: what the machines of all running jobs cost together stays
@@ -37,29 +37,91 @@ unsigned schedule_jobs(const struct run *run)
 	return run->opts->jobs > 0 ? (unsigned)run->opts->jobs : host_cpus();
 }
 
-struct load {
-	unsigned jobs, weight;
-	uint64_t bytes;
-};
-
-static bool fits(const struct load *l, const struct limits *limits, const struct job *job)
+static bool fits(const struct run *run, const struct limits *limits, unsigned weight,
+		 uint64_t bytes)
 {
+	const struct load *l = &run->load;
+
 	if (l->jobs == 0)
 		return true;
-	return l->jobs < limits->jobs && l->weight + job->weight <= limits->weight &&
-	       l->bytes + job->cost_bytes <= limits->bytes;
+	return l->jobs < limits->jobs && l->weight + weight <= limits->weight &&
+	       l->bytes + bytes <= limits->bytes;
 }
 
-static void start_job(struct run *run, struct job *job, struct load *l)
+static void load_add(struct run *run, unsigned weight, uint64_t bytes)
+{
+	run->load.jobs++;
+	run->load.weight += weight;
+	run->load.bytes += bytes;
+}
+
+static void load_remove(struct run *run, unsigned weight, uint64_t bytes)
+{
+	run->load.jobs--;
+	run->load.weight -= weight;
+	run->load.bytes -= bytes;
+}
+
+static void start_job(struct run *run, struct job *job)
 {
 	struct job_call *call = xcalloc(1, sizeof(*call));
 
 	*call = (struct job_call){.run = run, .job = job};
 	fiber_start(job->tests[0].id, job_fiber, call, &job->fiber);
-	l->jobs++;
-	l->weight += job->weight;
-	l->bytes += job->cost_bytes;
+	load_add(run, job->weight, job->cost_bytes);
 }
+
+/* --- what tests wait for -----------------------------------------------------------------------
+ */
+
+int schedule_enter(struct run *run, struct build *b, struct error *err)
+{
+	struct build **p = &run->builds;
+
+	while (*p)
+		p = &(*p)->next;
+	*p = b;
+	waiters_wake_all(&run->changed);
+	while (!b->is_running) {
+		int r = fiber_wait(&run->changed, NS_FOREVER, "room for another worker", err);
+
+		if (r < 0)
+			return r;
+		if (run->stopping)
+			return error_set(err, ERROR_CANCELLED, ECANCELED, "interrupted");
+	}
+	return 0;
+}
+
+void schedule_leave(struct run *run, struct build *b)
+{
+	struct build **p = &run->builds;
+
+	while (*p && *p != b)
+		p = &(*p)->next;
+	if (*p)
+		*p = b->next;
+	if (b->is_running)
+		load_remove(run, b->weight, b->cost_bytes);
+	waiters_wake_all(&run->changed);
+}
+
+/* They come before the jobs: somebody waits for them. False: one does not fit in. */
+static bool start_builds(struct run *run, const struct limits *limits)
+{
+	for (struct build *b = run->builds; b && !run->stopping; b = b->next) {
+		if (b->is_running)
+			continue;
+		if (!fits(run, limits, b->weight, b->cost_bytes))
+			return false;
+		b->is_running = true;
+		load_add(run, b->weight, b->cost_bytes);
+		waiters_wake_all(&run->changed);
+	}
+	return true;
+}
+
+/* --- jobs ------------------------------------------------------------------------------------- */
 
 static void finish_unrun(struct run *run, struct job *job, const struct error *err)
 {
@@ -69,10 +131,10 @@ static void finish_unrun(struct run *run, struct job *job, const struct error *e
 }
 
 /* Starts what can be started. Returns how many jobs are left that have not been. */
-static size_t start_jobs(struct run *run, const struct limits *limits, struct load *l)
+static size_t start_jobs(struct run *run, const struct limits *limits)
 {
+	bool full = !start_builds(run, limits);
 	size_t left = 0;
-	bool full = false;
 
 	for (size_t i = 0; i < run->n_jobs && !run->stopping; i++) {
 		struct job *job = &run->jobs[i];
@@ -86,10 +148,17 @@ static size_t start_jobs(struct run *run, const struct limits *limits, struct lo
 		if (r < 0) {
 			finish_unrun(run, job, &err);
 			left--;
+			continue;
+		}
+		if (r > 0)
+			r = templates_ready(job);
+		if (r < 0) {
+			templates_finish(run, job);
+			left--;
 		} else if (r > 0 && !full) {
-			full = !fits(l, limits, job);
+			full = !fits(run, limits, job->weight, job->cost_bytes);
 			if (!full) {
-				start_job(run, job, l);
+				start_job(run, job);
 				left--;
 			}
 		}
@@ -97,7 +166,7 @@ static size_t start_jobs(struct run *run, const struct limits *limits, struct lo
 	return left;
 }
 
-static void reap_jobs(struct run *run, struct load *l)
+static void reap_jobs(struct run *run)
 {
 	for (size_t i = 0; i < run->n_jobs; i++) {
 		struct job *job = &run->jobs[i];
@@ -105,24 +174,23 @@ static void reap_jobs(struct run *run, struct load *l)
 		if (!job->fiber || !job->is_over || !fiber_is_done(job->fiber))
 			continue;
 		job->fiber = fiber_unref(job->fiber);
-		l->jobs--;
-		l->weight -= job->weight;
-		l->bytes -= job->cost_bytes;
+		load_remove(run, job->weight, job->cost_bytes);
+		job->is_over = !job->requeue;
+		job->requeue = false;
 	}
 }
 
 static void run_round(struct run *run)
 {
 	struct limits limits;
-	struct load load = {};
 
 	find_limits(run, &limits);
 	for (;;) {
 		size_t left;
 
-		reap_jobs(run, &load);
-		left = start_jobs(run, &limits, &load);
-		if (load.jobs == 0 && (left == 0 || run->stopping))
+		reap_jobs(run);
+		left = start_jobs(run, &limits);
+		if (run->load.jobs == 0 && (left == 0 || run->stopping))
 			break;
 		/* Cannot be cancelled: interruptions come through run->interrupted. */
 		(void)fiber_wait(&run->changed, NS_FOREVER, "tests to end", NULL);
@@ -136,6 +204,7 @@ static void rewind_jobs(struct run *run, unsigned round)
 		struct job *job = &run->jobs[i];
 
 		job->is_over = false;
+		job->n_broken = 0;
 		for (size_t k = 0; k < job->n_tests; k++) {
 			struct test_case *t = &job->tests[k];
 
@@ -152,6 +221,7 @@ static void rewind_jobs(struct run *run, unsigned round)
 void schedule_run(struct run *run)
 {
 	images_start(run);
+	templates_start(run);
 	for (unsigned round = 2;; round++) {
 		run_round(run);
 		if (!run->opts->until_fail || run->stopping || run->counts.failed ||
@@ -159,5 +229,6 @@ void schedule_run(struct run *run)
 			break;
 		rewind_jobs(run, round);
 	}
+	templates_stop(run);
 	images_stop(run);
 }

@@ -287,14 +287,22 @@ static bool lacks_need(const struct group_plan *g, json_t *test, struct error *e
 	return false;
 }
 
-static void set_isolation(struct job *job, const char *isolation, const struct group_plan *g)
+/* A fork until it turns out that there can be no template (templates_ready). */
+static void set_isolation(struct run *run, struct job *job, const char *isolation,
+			  const struct group_plan *g)
 {
+	bool asked = str_eq(isolation, "fork");
+
 	job->autostart = !str_eq(isolation, "boot");
 	job->isolation = str_eq(isolation, "shared") ? "shared" : "boot";
-	/* Nobody needs to be told what nobody asked for. */
-	if (str_eq(isolation, "fork") && json_array_size(g->machines) > 0)
-		job->note = xstrdup("isolation \"fork\" was asked for; this build has no snapshots "
-				    "yet, so machines are booted anew");
+	if ((isolation && !asked) || json_array_size(g->machines) == 0 || job->refusal)
+		return;
+	if (g->caps & MACHINE_CAP_SNAPSHOT)
+		templates_note(run, job);
+	else if (asked) /* nobody needs to be told what nobody asked for */
+		job->note =
+			xstrdup("isolation \"fork\" was asked for; not all of these machines can "
+				"be saved, so they are booted anew");
 }
 
 static void fill_job(struct run *run, struct job *job, const struct group_plan *g, json_t *suite,
@@ -317,7 +325,7 @@ static void fill_job(struct run *run, struct job *job, const struct group_plan *
 	if (g->refusal)
 		job->refusal = xmemdup(g->refusal, sizeof(*g->refusal));
 	job->refusal_line = g->refusal_line;
-	set_isolation(job, isolation, g);
+	set_isolation(run, job, isolation, g);
 	job->dir = outdir_test_name(run, job->tests[0].file, id, repeat);
 	if (!job->refusal && images_note(run, job, &err) < 0)
 		job->refusal = xmemdup(&err, sizeof(err));

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "loop/loop.h"
+#include "machine/template.h"
 #include "report/event.h"
 #include "report/text.h"
 #include "runner/worker.h"
@@ -15,7 +16,8 @@
  * Phases of a job, each told to the runner and each with a deadline of its own:
  *
  *	load       the file is evaluated again and must declare what was planned
- *	boot       all autostart machines, side by side (not with isolation = "boot")
+ *	fork       all machines go on where their template was saved; or
+ *	boot       all autostart machines, side by side (not with isolation = "boot"), and
  *	setup      of the group
  *	  test     (warmup, run: of a bench)     ┐
  *	  diagnose when it failed                ├ once for each test of the job
@@ -26,10 +28,7 @@
  * are told as "error" events.
  */
 
-#define LOAD_TIMEOUT_NS	 (30 * NS_PER_SEC)
-#define BOOT_TIMEOUT_NS	 (120 * NS_PER_SEC)
-#define PHASE_TIMEOUT_NS (600 * NS_PER_SEC) /* a setup's, a teardown's, a test's default */
-#define END_TIMEOUT_NS	 (20 * NS_PER_SEC)
+#define LOAD_TIMEOUT_NS (30 * NS_PER_SEC)
 
 struct outcome {
 	enum verdict verdict;
@@ -64,138 +63,6 @@ static void outcome_fail_error(struct worker *w, struct outcome *o, const char *
 	struct script_failure f = {.error = *err};
 
 	outcome_fail(w, o, phase, &f);
-}
-
-/* --- machines ------------------------------------------------------------------------------ */
-
-static void on_machine_event(void *userdata, const char *machine, const char *type, json_t *fields)
-{
-	struct worker *w = userdata;
-	_cleanup_free_ char *name = xasprintf("machine-%s", type);
-	json_t *copy;
-
-	if (event_type_find(name)) {
-		copy = fields ? json_copy(fields) : json_object();
-	} else {
-		copy = json_pack("{s:s, s:O*}", "event", type, "data", fields);
-		free(name);
-		name = xstrdup("machine-event");
-	}
-	json_object_set_new(copy, "machine", json_string(machine));
-	worker_emit_now(w, name, copy);
-}
-
-static int make_machines(struct worker *w, struct error *err)
-{
-	json_t *machines = json_object_get(w->job, "machines"), *json;
-	const char *group = json_string_value(json_object_get(w->job, "group"));
-	size_t i;
-
-	w->env = (struct machine_env){
-		.dir = json_string_value(json_object_get(w->job, "dir")),
-		.work_dir = json_string_value(json_object_get(w->job, "work_dir")),
-		.base_dir = w->base_dir,
-		.accel = json_string_value(json_object_get(w->job, "accel")),
-		.debug_boot = json_is_true(json_object_get(w->job, "debug_boot")),
-		.tell_console = json_is_true(json_object_get(w->job, "tell_console")),
-		.emit = on_machine_event,
-		.userdata = w,
-	};
-	w->machines = xcalloc(json_array_size(machines) + 1, sizeof(*w->machines));
-	json_array_foreach(machines, i, json)
-	{
-		struct worker_machine *m = &w->machines[w->n_machines++];
-		int r;
-
-		r = machine_spec_parse(json, &m->spec, err);
-		if (r == 0)
-			r = machine_new(m->spec, &w->env, &m->machine, err);
-		if (r == 0)
-			r = script_bind_machine(w->script, group, m->spec->name, m->machine, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-/* Machines that start side by side. */
-struct starts {
-	struct worker *w;
-	size_t n_pending;
-	struct waiters ended;
-	struct error failed; /* the first */
-};
-
-struct start {
-	struct starts *all;
-	struct machine *machine;
-	struct fiber *fiber;
-};
-
-static int start_fiber(void *userdata)
-{
-	struct start *s = userdata;
-	struct starts *all = s->all;
-	struct error err = {};
-	int r;
-
-	r = machine_start(s->machine, NULL, worker_scaled(all->w, BOOT_TIMEOUT_NS), &err);
-	if (r < 0 && !error_is_set(&all->failed))
-		all->failed = err;
-	all->n_pending--;
-	waiters_wake_all(&all->ended);
-	return r;
-}
-
-/* All that shall be up, side by side; the first failure, in time, cancels the rest. */
-static int start_machines(struct worker *w, struct error *err)
-{
-	struct start *starts = xcalloc(w->n_machines + 1, sizeof(*starts));
-	struct starts all = {.w = w};
-	int r = 0;
-
-	for (size_t i = 0; i < w->n_machines; i++) {
-		if (!w->machines[i].spec->autostart)
-			continue;
-		starts[i] = (struct start){.all = &all, .machine = w->machines[i].machine};
-		all.n_pending++;
-		fiber_start(w->machines[i].spec->name, start_fiber, &starts[i], &starts[i].fiber);
-	}
-	while (r == 0 && all.n_pending > 0 && !error_is_set(&all.failed))
-		r = fiber_wait(&all.ended, NS_FOREVER, "machines to start", err);
-	if (r == 0 && error_is_set(&all.failed))
-		r = error_propagate(err, &all.failed);
-	/* At once, and only then one after the other to their ends. */
-	for (size_t i = 0; i < w->n_machines; i++)
-		if (starts[i].fiber)
-			fiber_cancel(starts[i].fiber);
-	for (size_t i = 0; i < w->n_machines; i++) {
-		if (!starts[i].fiber)
-			continue;
-		fiber_stop(starts[i].fiber);
-		fiber_unref(starts[i].fiber);
-	}
-	free(starts);
-	return r;
-}
-
-static int boot(struct worker *w, struct error *err)
-{
-	if (w->n_machines == 0)
-		return 0;
-	worker_phase(w, "boot", worker_scaled(w, BOOT_TIMEOUT_NS));
-	return start_machines(w, err);
-}
-
-static int power_cycle(struct worker *w, struct error *err)
-{
-	for (size_t i = 0; i < w->n_machines; i++) {
-		int r = machine_unplug(w->machines[i].machine, err);
-
-		if (r < 0)
-			return r;
-	}
-	return boot(w, err);
 }
 
 /* --- setup, body, teardown ------------------------------------------------------------------ */
@@ -242,7 +109,7 @@ static bool group_has(struct worker *w, const char *what)
 	return value && !json_is_null(value) && !json_is_false(value);
 }
 
-static int run_setup(struct worker *w, json_t **ret_value, struct script_failure *ret)
+int worker_setup(struct worker *w, json_t **ret_value, struct script_failure *ret)
 {
 	const char *group = json_string_value(json_object_get(w->job, "group"));
 	struct phase phase;
@@ -269,6 +136,17 @@ static uint64_t test_timeout(json_t *test)
 	json_int_t ms = json_integer_value(json_object_get(test, "timeout_ms"));
 
 	return ms > 0 ? (uint64_t)ms * NS_PER_MS : PHASE_TIMEOUT_NS;
+}
+
+static int power_cycle(struct worker *w, struct error *err)
+{
+	for (size_t i = 0; i < w->n_machines; i++) {
+		int r = machine_unplug(w->machines[i].machine, err);
+
+		if (r < 0)
+			return r;
+	}
+	return machines_boot(w, err);
 }
 
 /* One repetition of a bench: from power-off if it is cold; its duration is a sample, and the
@@ -430,15 +308,17 @@ static void fail_all(struct worker *w, const char *phase, struct script_failure 
 
 static void on_script_event(void *userdata, const char *type, json_t *fields)
 {
-	worker_emit(userdata, type, fields);
+	struct worker *w = userdata;
+
+	if (w->on_told)
+		w->on_told(w, type, fields);
+	worker_emit(w, type, fields);
 }
 
-static int load(struct worker *w, struct error *err)
+int worker_load(struct worker *w, struct error *err)
 {
-	const char *path = json_string_value(json_object_get(w->job, "path"));
-	_cleanup_free_ char *absolute = path_absolute(path);
 	struct script_opts opts = {
-		.path = path,
+		.path = json_string_value(json_object_get(w->job, "path")),
 		.params = json_object_get(w->job, "params"),
 		.seed = (uint64_t)json_integer_value(json_object_get(w->job, "seed")),
 		.timeout_scale = w->scale,
@@ -451,36 +331,63 @@ static int load(struct worker *w, struct error *err)
 	int r;
 
 	worker_phase(w, "load", LOAD_TIMEOUT_NS);
-	w->base_dir = path_dirname(absolute);
 	r = script_load(&opts, &w->script, err);
 	if (r < 0)
 		return r;
 	now = script_declarations(w->script);
 	r = declarations_compare(json_object_get(w->job, "declarations"), now, err);
 	json_decref(now);
-	if (r == 0)
-		r = make_machines(w, err);
 	return r;
+}
+
+static bool is_forked(struct worker *w)
+{
+	return str_eq(json_string_value(json_object_get(w->job, "isolation")), "fork");
+}
+
+/* What setup returned when the template was made; absent in one of a booted machine. */
+static json_t *stored_value(struct worker *w)
+{
+	json_t *notes = w->group_template ? w->group_template->notes : NULL;
+
+	return json_incref(json_object_get(notes, "value"));
 }
 
 /* Up to where the tests begin; on failure *ret_phase says how far it came. */
 static int prepare(struct worker *w, json_t **ret_value, const char **ret_phase,
-		   struct script_failure *ret)
+		   struct fork_failure *broken, struct script_failure *ret)
 {
+	bool forked = is_forked(w);
 	int r;
 
 	*ret_phase = "load";
-	r = load(w, &ret->error);
+	r = machines_make(w, &ret->error);
+	if (r == 0 && forked) {
+		r = fork_open(w, broken);
+		if (r < 0)
+			return error_propagate(&ret->error, &broken->error);
+		fork_prestart(w);
+	}
+	if (r == 0)
+		r = worker_load(w, &ret->error);
+	if (r == 0)
+		r = machines_bind(w, &ret->error);
 	if (r < 0)
 		return r;
+	if (forked) {
+		*ret_phase = "fork";
+		r = fork_restore(w, broken);
+		*ret_value = stored_value(w);
+		return r < 0 ? error_propagate(&ret->error, &broken->error) : 0;
+	}
 	*ret_phase = "boot";
 	if (json_is_true(json_object_get(w->job, "autostart"))) {
-		r = boot(w, &ret->error);
+		r = machines_boot(w, &ret->error);
 		if (r < 0)
 			return r;
 	}
 	*ret_phase = "setup";
-	return run_setup(w, ret_value, ret);
+	return worker_setup(w, ret_value, ret);
 }
 
 static void run_one(struct worker *w, json_t *test, json_t *setup_value, uint64_t start_ns)
@@ -499,29 +406,22 @@ static void run_one(struct worker *w, json_t *test, json_t *setup_value, uint64_
 	outcome_done(&o);
 }
 
-static void end_machines(struct worker *w)
-{
-	worker_phase(w, "end", END_TIMEOUT_NS);
-	/* First the script: what its handles free belongs to the machines. */
-	script_free(w->script);
-	w->script = NULL;
-	for (size_t i = 0; i < w->n_machines; i++) {
-		machine_free(w->machines[i].machine);
-		w->machines[i].machine = NULL;
-	}
-}
-
 void worker_run_job(struct worker *w)
 {
 	json_t *tests = json_object_get(w->job, "tests"), *test, *setup_value = NULL;
+	struct fork_failure broken = {};
 	struct script_failure f = {};
 	uint64_t start_ns = now_ns();
 	const char *phase;
 	size_t i;
 
 	begin_attempt(w, json_array_get(tests, 0));
-	if (prepare(w, &setup_value, &phase, &f) < 0) {
-		fail_all(w, phase, &f, true, start_ns);
+	if (prepare(w, &setup_value, &phase, &broken, &f) < 0) {
+		/* Not a verdict: the runner will think of something. */
+		if (broken.key[0])
+			fork_tell_broken(w, &broken);
+		else
+			fail_all(w, phase, &f, true, start_ns);
 		tests = NULL;
 	}
 	json_array_foreach(tests, i, test)
@@ -532,7 +432,10 @@ void worker_run_job(struct worker *w)
 		}
 		run_one(w, test, setup_value, start_ns);
 	}
-	end_machines(w);
+	if (tests)
+		fork_tell_cost(w);
+	machines_end(w);
+	fork_done(w);
 	json_decref(setup_value);
 	script_failure_done(&f);
 	if (outlet_dropped(w->out))

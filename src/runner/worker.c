@@ -187,6 +187,8 @@ static int worker_fiber(void *userdata)
 	mode = json_string_value(json_object_get(w->job, "mode"));
 	if (str_eq(mode, "plan"))
 		plan_job(w);
+	else if (str_eq(mode, "template"))
+		worker_template_job(w);
 	else
 		worker_run_job(w);
 	outlet_flush(w->out, 10 * NS_PER_SEC);

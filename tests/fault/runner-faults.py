@@ -59,6 +59,9 @@ class Fault(unittest.TestCase):
         self.word = f"ASSAY_FAULT_{os.getpid()}_{time.monotonic_ns()}"
         self.env = {k: v for k, v in os.environ.items() if k not in ("CI", "ASSAY_DEBUG")}
         self.env[self.word] = "1"
+        self.cache = tempfile.mkdtemp(prefix="assay-fault-cache-")
+        self.addCleanup(shutil.rmtree, self.cache, ignore_errors=True)
+        self.env |= {"ASSAY_CACHE": self.cache, "ASSAY_TMPFS": self.cache}
         self.env["ASAN_OPTIONS"] = ":".join(filter(None, (os.environ.get("ASAN_OPTIONS"), SANITIZER)))
 
     def write(self, text, name="a.lua"):
@@ -261,7 +264,8 @@ class Fault(unittest.TestCase):
                 self.assertTrue(results["summary"]["interrupted"])
 
     def test_interrupt_in_a_boot(self):
-        self.write('local m = machine("m", { backend = "fake", memory = "64M", '
+        self.write('suite { isolation = "shared" }\n'
+                   'local m = machine("m", { backend = "fake", memory = "64M", '
                    'fake = { never_boot = true } })\n'
                    'test("a", function() end)\n')
         process = self.start("a.lua")

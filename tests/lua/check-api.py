@@ -35,6 +35,7 @@ def main():
         argv = [assay, "run", "-o", out, "--json", str(results), "--timeout-scale", "1", "--color", "never",
                 "--param", "greeting=hello world"] + (sys.argv[2:] or ["api"])
         env = {k: v for k, v in os.environ.items() if k != "CI"}
+        env |= {"ASSAY_CACHE": f"{out}/cache", "ASSAY_TMPFS": out}  # templates of these go with it
         done = subprocess.run(argv, cwd=HERE, env=env, check=False, timeout=LIMIT_S)
         if not results.exists():
             print(f"exit status {done.returncode}, and no results")

@@ -42,7 +42,7 @@ def run(assay, path):
         argv = [assay, command, f"bad/{path.name}", *options]
         if command == "run":
             argv[2:2] = ["-j", "1", "-o", out, "--color", "never", "--timeout-scale", "1"]
-        env = {**os.environ, "CI": "", "XDG_CACHE_HOME": out}
+        env = {**os.environ, "CI": "", "XDG_CACHE_HOME": out, "ASSAY_TMPFS": out}
         env.pop("CI")
         started = time.monotonic()
         try:

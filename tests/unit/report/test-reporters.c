@@ -144,7 +144,8 @@ static void test_json(void **state)
 	compare(&got, "results.json");
 	results = json_loadb(got.data, got.len, JSON_REJECT_DUPLICATES, NULL);
 	assert_non_null(results);
-	assert_int_equal(json_array_size(json_object_get(results, "tests")), 7);
+	assert_int_equal(json_array_size(json_object_get(results, "tests")), 9);
+	assert_int_equal(json_array_size(json_object_get(results, "templates")), 3);
 	assert_int_equal(json_array_size(json_object_get(results, "not_run")), 1);
 	json_decref(results);
 }
