@@ -344,6 +344,7 @@ int qemu_run_start(const struct qemu_run_opts *opts, int qmp_fd, struct qemu_run
 #define STREAM_NAME	  "state"
 #define UNLIMITED_BYTES	  (1ULL << 40)
 #define STALL_TIMEOUT_NS  (600 * NS_PER_SEC)
+#define FINALIZE_LOOK_NS  (200 * NS_PER_US)
 #define CANCEL_TIMEOUT_NS (10 * NS_PER_SEC)
 
 static int call_take(struct qemu_run *run, const char *command, json_t *args /* taken */, int fd,
@@ -467,12 +468,41 @@ static int run_migration(struct qemu_run *run, const char *command, const char *
 	return r;
 }
 
+/* QEMU says "completed" a moment before it has put the migration away, and until then refuses to go
+ * on ("Migration is not finalized yet", 7.2). Of that moment there is no event. */
+static int wait_finalized(struct qemu_run *run, struct error *err)
+{
+	uint64_t deadline = deadline_in(GREETING_TIMEOUT_NS);
+
+	for (;;) {
+		json_t *status = NULL;
+		bool busy;
+		int r = qmp_call(run->qmp, "query-status", NULL, timeout_left(deadline), &status,
+				 err);
+
+		if (r < 0)
+			return r;
+		busy = str_eq(string_of(status, "status"), "finish-migrate");
+		json_decref(status);
+		if (!busy)
+			return 0;
+		r = fiber_sleep(FINALIZE_LOOK_NS, err);
+		if (r < 0)
+			return r;
+		if (now_ns() >= deadline)
+			return error_set(err, ERROR_INFRA, ETIMEDOUT,
+					 "QEMU has saved the machine and does not come to its end");
+	}
+}
+
 int qemu_run_save(struct qemu_run *run, int devices_fd, bool without_memory, struct error *err)
 {
 	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)UNLIMITED_BYTES);
 	int r = prepare_stream(run, devices_fd, without_memory, params, err);
 
-	return r < 0 ? r : run_migration(run, "migrate", "save", err);
+	if (r >= 0)
+		r = run_migration(run, "migrate", "save", err);
+	return r < 0 ? r : wait_finalized(run, err);
 }
 
 static int load(struct qemu_run *run, const struct qemu_incoming *from, struct error *err)

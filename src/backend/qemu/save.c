@@ -203,10 +203,13 @@ static int save_running(struct qemu_vm *q, bool keep, struct qemu_overlay *fresh
 		push_overlays(q, fresh);
 		return 0;
 	}
-	if (was_stopped && q->run)
+	if (was_stopped && q->run) {
 		qemu_run_set_quiet(q->run, false);
-	else if (go_on(q, &lost) < 0 && r >= 0)
-		r = error_propagate(err, &lost);
+	} else if (go_on(q, &lost) < 0) {
+		qemu_run_kill(&q->run); /* it would stand still for ever */
+		if (r >= 0)
+			r = error_propagate(err, &lost);
+	}
 	return r;
 }
 
