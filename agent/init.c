@@ -214,11 +214,9 @@ static unsigned long mount_flags(const char *options, struct buf *ret_rest)
 	static const struct {
 		const char *name;
 		unsigned long flag;
-	} known[] = {{"nosuid", MS_NOSUID},
-		     {"nodev", MS_NODEV},
-		     {"noexec", MS_NOEXEC},
-		     {"ro", MS_RDONLY},
-		     {"noatime", MS_NOATIME}};
+	} known[] = {{"nosuid", MS_NOSUID},	      {"nodev", MS_NODEV},
+		     {"noexec", MS_NOEXEC},	      {"ro", MS_RDONLY},
+		     {"strictatime", MS_STRICTATIME}, {"noatime", MS_NOATIME}};
 	_cleanup_strv_ char **words = strv_split(options, ",");
 	unsigned long flags = 0;
 
@@ -235,10 +233,21 @@ static unsigned long mount_flags(const char *options, struct buf *ret_rest)
 	return flags;
 }
 
+/* Does the root's systemd mount this by a unit, as its maker left it? */
+static bool unit_is_wanted(const char *unit)
+{
+	_cleanup_free_ char *wants =
+		xasprintf(NEWROOT "/usr/lib/systemd/system/local-fs.target.wants/%s", unit);
+	_cleanup_free_ char *changed = xasprintf(NEWROOT "/etc/systemd/system/%s", unit);
+	struct stat st;
+
+	return lstat(wants, &st) == 0 && lstat(changed, &st) < 0;
+}
+
 /*
- * File systems of the kernel's that the image's init would mount by a process for each: "type
- * directory options". Below /sys and /dev, with which they move. One that this kernel lacks is left
- * to init.
+ * File systems that the image's init would mount by a process for each: "type directory options
+ * [unit]"; with a unit only if systemd would mount it, too. /sys and /dev will move to the new
+ * root with what is mounted below them. One that this kernel lacks is left to init.
  */
 static void mount_listed(void)
 {
@@ -250,14 +259,19 @@ static void mount_listed(void)
 	lines = strv_split(buf_str(&b), "\n");
 	for (char **line = lines; line && *line; line++) {
 		_cleanup_strv_ char **words = strv_split(*line, " ");
+		_cleanup_free_ char *dir = NULL;
 		_cleanup_buf_ struct buf rest = {};
+		size_t n = strv_len(words);
 		unsigned long flags;
+		bool moves;
 
-		if (strv_len(words) < 2)
+		if (n < 2 || (n > 3 && !unit_is_wanted(words[3])))
 			continue;
+		moves = str_starts(words[1], "/sys/") || str_starts(words[1], "/dev/");
+		dir = xasprintf("%s%s", moves ? "" : NEWROOT, words[1]);
 		flags = mount_flags(words[2] ? words[2] : "", &rest);
-		(void)mkdir(words[1], 0755);
-		(void)mount(words[0], words[1], words[0], flags, buf_str(&rest));
+		(void)mkdir(dir, 0755);
+		(void)mount(words[0], dir, words[0], flags, buf_str(&rest));
 	}
 }
 

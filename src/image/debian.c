@@ -27,7 +27,13 @@ static const char DEBIAN_MOUNTS[] = "debugfs /sys/kernel/debug nosuid,nodev,noex
 				    "tracefs /sys/kernel/tracing nosuid,nodev,noexec\n"
 				    "fusectl /sys/fs/fuse/connections nosuid,nodev,noexec\n"
 				    "mqueue /dev/mqueue nosuid,nodev,noexec\n"
-				    "hugetlbfs /dev/hugepages nosuid,nodev,pagesize=2M\n";
+				    "hugetlbfs /dev/hugepages nosuid,nodev,pagesize=2M\n"
+				    "tmpfs /run nosuid,nodev,strictatime,mode=0755,size=20%,"
+				    "nr_inodes=800k\n"
+				    "tmpfs /run/lock nosuid,nodev,noexec,mode=1777,size=5242880 "
+				    "run-lock.mount\n"
+				    "tmpfs /tmp nosuid,nodev,strictatime,mode=1777,size=50%,"
+				    "nr_inodes=1m tmp.mount\n";
 
 /* Small files that nobody reads in a test machine; as Debian's own slim images do it. The setting
  * stays in the image, so that packages installed later are treated alike. */

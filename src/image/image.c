@@ -300,9 +300,11 @@ const char *image_cmdline(const struct image *image)
 	 * lsm=: the BPF LSM, unused unless asked for, costs a second under TCG at its first
 	 * program. nowatchdog, tsc=reliable: a stolen second of the host is no lock-up of the
 	 * guest's. TERM=: else systemd 257 asks the console for its size and waits for the answer,
-	 * once for each process that it puts there.
+	 * once for each process that it puts there. cryptomgr.notests: ciphers tested anew at each
+	 * boot. nr_uarts: udev announces each possible port to systemd; there is one.
 	 */
 	if (image->kind != IMAGE_LAYERED)
 		return "";
-	return "quiet lsm=landlock,yama nowatchdog tsc=reliable TERM=dumb";
+	return "quiet lsm=landlock,yama nowatchdog tsc=reliable cryptomgr.notests "
+	       "8250.nr_uarts=1 TERM=dumb";
 }

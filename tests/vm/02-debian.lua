@@ -15,6 +15,21 @@ test("boots to an honest system", function()
   assert_gt(t.userspace, 0)
 end)
 
+test("what boots do not wait for is there all the same", function()
+  m:wait_for_unit("multi-user.target")
+  for _, unit in ipairs { "tmp.mount", "run-lock.mount" } do
+    m:require_unit_state(unit, "active")
+  end
+  assert_eq(m:succeed("findmnt -no FSTYPE,OPTIONS /tmp | tr -s ' ' | cut -d, -f1-3"), "tmpfs rw,nosuid,nodev")
+  assert_eq(m:succeed("stat -c %a /tmp /run/lock"), "1777\n1777")
+  assert_eq(m:succeed("stat -c '%F %t:%T' /dev/net/tun /dev/mapper/control"),
+    "character special file a:c8\ncharacter special file a:ec")
+  m:fail("lsmod | grep ^loop")
+  m:succeed("echo loop > /etc/modules; systemctl restart systemd-modules-load; lsmod | grep ^loop")
+  m:succeed("modprobe aesni_intel; lsmod | grep ^aesni_intel")
+  m:succeed("busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager ListSeats")
+end)
+
 test("units: a oneshot, a failure, a missing one", function()
   m:write_file("/etc/systemd/system/once.service", "[Service]\nType=oneshot\nExecStart=/bin/true\n")
   m:write_file("/etc/systemd/system/bad.service", "[Service]\nExecStart=/bin/sh -c 'echo speaks before it dies; exit 3'\n")

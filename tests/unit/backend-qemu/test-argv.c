@@ -108,12 +108,23 @@ static void test_kvm(void **state)
 	check_golden("kvm", &c);
 }
 
+/* A keyboard for those who look. */
+static void test_display(void **state)
+{
+	struct qemu_config c = base_config();
+
+	c.display = true;
+	check_golden("display", &c);
+}
+
 static void test_versions(void **state)
 {
 	struct qemu_config c = base_config();
 
 	c.version = (struct qemu_version){10, 0, 2, true, true};
 	check_golden("version-10", &c);
+	c.version = (struct qemu_version){7, 0, 0, true, true};
+	check_golden("version-7.0", &c);
 	c.version = (struct qemu_version){9, 1, 50, true, true};
 	check_golden("version-in-development", &c);
 	c.version = (struct qemu_version){9, 1, 0, false, false};
@@ -327,6 +338,7 @@ int main(void)
 		cmocka_unit_test(test_q35_is_the_default),
 		cmocka_unit_test(test_microvm_has_qboot_and_no_pci),
 		cmocka_unit_test(test_kvm),
+		cmocka_unit_test(test_display),
 		cmocka_unit_test(test_versions),
 		cmocka_unit_test(test_extra_disks),
 		cmocka_unit_test(test_bios),
