@@ -44,7 +44,7 @@ static char *quoted_list(char *const *names)
 	_cleanup_free_ char *list = NULL;
 	size_t n = strv_len(names);
 
-	for (size_t i = 0; i < MIN(n, (size_t)MAX_NAMES); i++)
+	for (size_t i = 0; names && i < MIN(n, (size_t)MAX_NAMES); i++)
 		strv_pushf(&quoted, "'%.60s'", names[i]);
 	list = strv_join(quoted, ", ");
 	return n > MAX_NAMES ? xasprintf("%s and %zu more", list, n - MAX_NAMES) : TAKE_PTR(list);
