@@ -94,7 +94,7 @@ void calendar_cancel(void)
 	calendar.list_serial = 0;
 	for (struct calendar_timer *t = calendar.timers; t; t = t->next) {
 		t->calendar_serial = t->transient_serial = t->job_serial = 0;
-		t->has_job = false;
+		t->has_job = t->has_calendar = false;
 	}
 }
 

@@ -65,7 +65,9 @@ int agent_ping(struct agent *a, uint64_t timeout_ns, struct error *err);
 
 /* Before a save: the guest parks all streams, sends what is under way, stops active calendar timers
  * of systemd, acknowledges, and writes nothing more. Calls may be under way: they rest. Nothing is
- * sent to the guest from now on. */
+ * sent to the guest from now on. When it fails, for whatever reason, nothing is frozen, and calls
+ * go on: ERROR_INFRA for a guest that does not answer in time or cannot stop its timers. On one
+ * that is frozen already: 0. */
 int agent_freeze(struct agent *a, uint64_t timeout_ns, struct error *err);
 
 struct agent_thaw {
@@ -76,7 +78,8 @@ struct agent_thaw {
  * kernel's generator use it, starts the timers again; only then does any call run. On the agent
  * that was frozen (save in place) calls go on where they were; on one made by agent_new_frozen()
  * the calls of the old session are over on the host, and what they started in the guest lives on.
- * how may be NULL.
+ * how may be NULL. ERROR_INFRA when there is no answer in time (then it is frozen still, as far as
+ * we know), and when the guest has thawed, but not its clock, entropy or machine id.
  */
 int agent_thaw(struct agent *a, const struct agent_thaw *how, uint64_t timeout_ns,
 	       struct error *err);

@@ -185,9 +185,15 @@ static int put_seed(struct buf *b, struct error *err)
 /* The clock's time was taken at sent_ns; how much later the guest has set it, nobody knows. */
 static int settle_clock(struct agent *a, uint64_t sent_ns, uint64_t deadline_ns, struct error *err)
 {
+	struct error local = {};
+
 	if (!a->clock_set || now_ns() - sent_ns <= CLOCK_DOUBT_NS)
 		return 0;
-	return agent_set_clock_within(a, timeout_left(deadline_ns), NULL, err);
+	if (agent_set_clock_within(a, timeout_left(deadline_ns), NULL, &local) >= 0)
+		return 0;
+	if (local.kind == ERROR_TIMEOUT)
+		local.kind = ERROR_INFRA; /* no fault of what is tested */
+	return error_propagate(err, &local);
 }
 
 int agent_thaw(struct agent *a, const struct agent_thaw *how, uint64_t timeout_ns,
