@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Saved states with a real guest (tiny), through machine.h: templates, forks, snapshots, faults. */
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -152,6 +153,56 @@ FIBER_TEST(snapshots_of_a_machine_and_of_a_fork)
 	guest_done(&g);
 }
 
+static void write_disks(struct guest *g, const char *text)
+{
+	_cleanup_free_ char *script =
+		xasprintf("for d in vdc vdd vde; do echo %s | dd of=/dev/$d conv=sync,fsync "
+			  "2>/dev/null; done",
+			  text);
+
+	free(guest_run(g, script));
+}
+
+#define HEADS "for d in vdc vdd vde; do head -n1 /dev/$d; done | tr '\\n' ' '"
+
+/* Empty ones, raw and qcow2 files of the user's, read-only ones: all at the same instant, and the
+ * user's files stay as they are. */
+FIBER_TEST(disks_of_every_kind)
+{
+	_cleanup_free_ char *raw = path_join(dir, "data.raw");
+	_cleanup_free_ char *qcow2 = path_join(dir, "data.qcow2");
+	_cleanup_saved_ struct saved *one = NULL;
+	_cleanup_close_ int fd = open(qcow2, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	static char data[MIB] = "from the host\n";
+	char before[DIGEST_HEX_MAX], after[DIGEST_HEX_MAX];
+	struct guest g;
+
+	check(fd >= 0);
+	must(qcow2_write_empty(fd, 32 * MIB, err));
+	must(file_write_atomic(raw, data, sizeof(data), 0644, err));
+	must(sha256_file(qcow2, before, err));
+	guest_init(&g, "{\"name\": \"m\", \"image\": \"tiny\", \"memory\": \"256M\", \"disks\": ["
+		       "\"16M\", {\"path\": \"data.raw\"}, {\"path\": \"data.qcow2\"}, "
+		       "{\"path\": \"data.raw\", \"readonly\": true, \"name\": \"ro\"}]}");
+	must(machine_start(g.m, NULL, LONG, err));
+	write_disks(&g, "one");
+	must(machine_save(g.m, true, LONG, &one, err));
+	check(one->n_disks == 4);
+	write_disks(&g, "two");
+	for (int i = 0; i < 2; i++) {
+		must(machine_restore(g.m, one, NULL, LONG, err));
+		expect_run(&g, HEADS, "one one one ");
+		expect_run(&g, "head -n1 /dev/vdf", "from the host");
+		write_disks(&g, "three");
+		expect_run(&g, HEADS, "three three three ");
+	}
+	must(machine_unplug(g.m, err));
+	expect_run(&g, HEADS, "three three three ");
+	guest_done(&g);
+	must(sha256_file(qcow2, after, err));
+	check_str(after, before);
+}
+
 FIBER_TEST(a_machine_that_is_off_is_its_disks)
 {
 	_cleanup_saved_ struct saved *never = NULL;
@@ -265,6 +316,7 @@ int main(void)
 		cmocka_unit_test(forks_of_a_microvm),
 		cmocka_unit_test(a_second_level),
 		cmocka_unit_test(snapshots_of_a_machine_and_of_a_fork),
+		cmocka_unit_test(disks_of_every_kind),
 		cmocka_unit_test(a_machine_that_is_off_is_its_disks),
 		cmocka_unit_test(a_vmm_that_waits),
 		cmocka_unit_test(the_vmm_is_killed_while_it_is_saved),
