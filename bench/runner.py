@@ -35,12 +35,12 @@ def run(assay, folder, text):
 
 
 def workers(assay):
-    """Process ids of `assay worker`s."""
+    """Process ids of `assay worker`s; what prepares one (`assay ns-init … -- assay worker`) is none."""
     found = []
     for proc in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             argv = (proc / "cmdline").read_bytes().split(b"\0")
-            if os.readlink(proc / "exe") == str(assay) and b"worker" in argv and b"--plan" not in argv:
+            if os.readlink(proc / "exe") == str(assay) and argv[1:2] == [b"worker"] and b"--plan" not in argv:
                 found.append(proc)
         except OSError:
             continue
