@@ -86,6 +86,7 @@ static void expect_heard(struct peer *p, const char *want)
 
 struct call {
 	struct qmp *qmp;
+	int fd; /* 0: none */
 	const char *command;
 	json_t *args, *ret;
 	uint64_t timeout_ns;
@@ -97,6 +98,9 @@ static int call_main(void *userdata)
 {
 	struct call *c = userdata;
 
+	if (c->fd)
+		return qmp_call_fd(c->qmp, c->command, c->args, c->fd,
+				   c->timeout_ns ? c->timeout_ns : SEC, &c->ret, &c->err);
 	return qmp_call(c->qmp, c->command, c->args, c->timeout_ns ? c->timeout_ns : SEC, &c->ret,
 			&c->err);
 }
@@ -336,11 +340,66 @@ FIBER_TEST(freed_before_its_fibers_ran)
 	peer_done(&p);
 }
 
+/* One message; whether a descriptor came with its first byte. */
+static bool hear_with_fd(struct peer *p, char *text, size_t len)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {.iov_base = text, .iov_len = len - 1};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = control.bytes,
+			     .msg_controllen = sizeof(control)};
+	ssize_t n;
+	int fd;
+
+	check(io_wait_readable(p->io, SEC, NULL) == 0);
+	n = recvmsg(io_fd(p->io), &msg, MSG_CMSG_CLOEXEC);
+	check(n > 0);
+	text[n] = '\0';
+	if (!CMSG_FIRSTHDR(&msg))
+		return false;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	close(fd);
+	return true;
+}
+
+/* QEMU has one place for descriptors that came: the second call must wait for the first's reply. */
+FIBER_TEST(descriptors_come_one_by_one)
+{
+	struct call a = {.fd = STDERR_FILENO}, b = {.fd = STDERR_FILENO}, plain = {};
+	char text[256];
+	struct peer p;
+
+	peer_init(&p);
+	greet(&p);
+	call_start(&a, &p, "getfd");
+	call_start(&b, &p, "add-fd");
+	check(hear_with_fd(&p, text, sizeof(text)));
+	check_str(text, "{\"execute\":\"getfd\",\"id\":2}\r\n");
+	call_start(&plain, &p, "stop");
+	expect_heard(&p, "{\"execute\":\"stop\",\"id\":3}");
+	say(&p, "{\"return\": {}, \"id\": 3}\r\n{\"return\": {}, \"id\": 2}\r\n");
+	check(call_end(&a) == 0 && call_end(&plain) == 0);
+	check(hear_with_fd(&p, text, sizeof(text)));
+	check_str(text, "{\"execute\":\"add-fd\",\"id\":4}\r\n");
+	say(&p, "{\"return\": {\"fdset-id\": 7}, \"id\": 4}\r\n");
+	check(call_end(&b) == 0);
+	check(json_integer_value(json_object_get(b.ret, "fdset-id")) == 7);
+	json_decref(b.ret);
+	json_decref(a.ret);
+	json_decref(plain.ret);
+	peer_done(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(replies_find_their_calls_in_any_order),
 		cmocka_unit_test(an_error_reply_says_what_and_why),
+		cmocka_unit_test(descriptors_come_one_by_one),
 		cmocka_unit_test(events_come_in_order_and_none_is_lost),
 		cmocka_unit_test(a_call_that_gave_up_leaves_the_rest_in_order),
 		cmocka_unit_test(a_cancelled_call_ends_at_once),

@@ -343,6 +343,72 @@ FIBER_TEST(a_bad_pattern_stops_nobody)
 	check(now_ns() - before < 3 * NS_PER_SEC);
 }
 
+static void resume(struct rig *rig)
+{
+	int fds[2];
+
+	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+	io_free(rig->guest);
+	rig->guest = io_new(fds[0]);
+	console_resume(rig->c, io_new(fds[1]), now_ns());
+}
+
+/* What was said until the state was saved, and how far it was looked at; half a line goes on. */
+FIBER_TEST(a_saved_state_is_its_past)
+{
+	json_t *saved;
+	char *text;
+	RIG(rig);
+
+	console_feed(rig.c, "first boot\n", 11);
+	console_drain(rig.c);
+	io_free(rig.guest);
+	attach(&rig);
+	check(io_write_all(rig.guest, "second boot\nmet\nlog", 19, MS, NULL) == 0);
+	console_catch_up(rig.c); /* without the reader's turn */
+	check(console_wait_text(rig.c, "met", false, MS, NULL, NULL) == 0);
+	saved = console_save(rig.c);
+	console_feed(rig.c, "in: undone\n", 11);
+	console_drain(rig.c);
+	for (int i = 0; i < 2; i++) {
+		buf_truncate(&rig.lines, 0);
+		console_restore(rig.c, saved);
+		resume(&rig);
+		text = console_text(rig.c);
+		check_str(text, "first boot\nsecond boot\nmet\nlog");
+		free(text);
+		check(console_wait_text(rig.c, "met", false, MS, NULL, NULL) < 0);
+		check(console_wait_text(rig.c, "first", true, MS, NULL, NULL) < 0);
+		check(console_wait_text(rig.c, "second", true, MS, NULL, NULL) == 0);
+		console_feed(rig.c, "in: again\n", 10);
+		check(console_wait_text(rig.c, "login: again", false, MS, NULL, NULL) == 0);
+		check_str(buf_str(&rig.lines), "login: again|"); /* the past's are not told anew */
+		console_drain(rig.c);
+	}
+	json_decref(saved);
+}
+
+FIBER_TEST(of_a_long_past_the_end_is_saved)
+{
+	char *line = xasprintf("%1023d\n", 7);
+	json_t *saved;
+	char *text;
+	RIG(rig);
+
+	for (int i = 0; i < 2048; i++)
+		console_feed(rig.c, line, 1024);
+	console_feed(rig.c, "end", 3);
+	saved = console_save(rig.c);
+	console_drain(rig.c);
+	console_restore(rig.c, saved);
+	text = console_text(rig.c);
+	check(strlen(text) == CONSOLE_SAVED_BYTES);
+	check(str_ends(text, "7\nend"));
+	free(text);
+	free(line);
+	json_decref(saved);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -361,6 +427,8 @@ int main(void)
 		cmocka_unit_test(tail_and_text),
 		cmocka_unit_test(a_flood_neither_stalls_nor_grows),
 		cmocka_unit_test(an_open_match_over_a_flood_is_linear),
+		cmocka_unit_test(a_saved_state_is_its_past),
+		cmocka_unit_test(of_a_long_past_the_end_is_saved),
 		cmocka_unit_test(a_bad_pattern_stops_nobody),
 	};
 

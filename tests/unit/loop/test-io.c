@@ -315,6 +315,42 @@ FIBER_TEST(steal_gives_the_descriptor_back)
 	close(fd);
 }
 
+/* A descriptor goes with the first byte, whatever stood in front of it. */
+FIBER_TEST(a_descriptor_goes_with_its_bytes)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	char text[16] = "", path[64], target[64] = "";
+	struct iovec iov = {.iov_base = text, .iov_len = sizeof(text)};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = control.bytes,
+			     .msg_controllen = sizeof(control)};
+	struct io *a, *b;
+	int fd, passed;
+
+	make_pair(&a, &b);
+	fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	check(io_write_all(a, "before", 6, NS_PER_SEC, NULL) == 0);
+	check(io_write_fd(a, "with", 4, fd, NS_PER_SEC, NULL) == 0);
+	close(fd);
+	check(recvmsg(io_fd(b), &msg, MSG_CMSG_CLOEXEC) >= 6 && str_starts(text, "before"));
+	if (!CMSG_FIRSTHDR(&msg)) {
+		msg.msg_controllen = sizeof(control);
+		check(recvmsg(io_fd(b), &msg, MSG_CMSG_CLOEXEC) == 4);
+	}
+	check(CMSG_FIRSTHDR(&msg) && CMSG_FIRSTHDR(&msg)->cmsg_type == SCM_RIGHTS);
+	memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(passed));
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", passed);
+	check(readlink(path, target, sizeof(target) - 1) > 0 && strstr(target, "/status"));
+	close(passed);
+	io_free(b);
+	check(io_write_fd(a, "gone", 4, 0, NS_PER_SEC, NULL) == -EPIPE);
+	io_free(a);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +365,7 @@ int main(void)
 		cmocka_unit_test(vectors_are_written_in_order),
 		cmocka_unit_test(connect_and_accept_at_a_long_path),
 		cmocka_unit_test(connect_waits_for_room_in_the_backlog),
+		cmocka_unit_test(a_descriptor_goes_with_its_bytes),
 		cmocka_unit_test(steal_gives_the_descriptor_back),
 	};
 
