@@ -351,7 +351,8 @@ static void backends_by_name(void **state)
 
 	assert_int_equal(backend_caps("fake", &caps, NULL), 0);
 	assert_true(caps & MACHINE_CAP_AGENT);
-	assert_false(caps & MACHINE_CAP_SNAPSHOT);
+	assert_true(caps & MACHINE_CAP_SNAPSHOT);
+	assert_false(caps & MACHINE_CAP_KVM);
 	assert_int_equal(backend_available("fake", NULL), 0);
 	assert_string_equal(backend_names()[0], "fake");
 	assert_true(backend_caps("fke", &caps, &err) < 0);
