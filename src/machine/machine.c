@@ -235,7 +235,7 @@ int vm_start(struct machine *m, const struct machine_start_opts *opts, struct sa
 		.opts = opts ?: &no_opts,
 		.first = m->epoch_ns == 0,
 		.from = from,
-		.savable = opts && opts->savable,
+		.savable = (opts && opts->savable) || m->env->memory_dir,
 	};
 	struct error own = {};
 	int r;
@@ -295,7 +295,12 @@ int vm_save(struct machine *m, bool keep, struct saved **ret, struct error *err)
 void vm_prestart(struct machine *m, struct saved *from)
 {
 	static const struct machine_start_opts no_opts;
-	struct vm_start how = {.image = m->image, .opts = &no_opts, .from = from};
+	struct vm_start how = {
+		.image = m->image,
+		.opts = &no_opts,
+		.from = from,
+		.savable = m->env->memory_dir != NULL,
+	};
 
 	assert(m->vm && !m->vmm_runs);
 	if (!m->ops->prestart)

@@ -37,7 +37,8 @@ struct machine;
 struct machine_env {
 	const char *dir;	/* report folder of the test: console-<name>.log, vmm-<name>.txt */
 	const char *work_dir;	/* scratch space on a real disk for unlinked overlays */
-	const char *memory_dir; /* RAM files of machines that will be saved; NULL: work_dir */
+	const char *memory_dir; /* all of them will be saved: their RAM files; NULL: they will not,
+				 * unless a start says so (work_dir then) */
 	const char *base_dir;	/* relative host paths in the spec are relative to this */
 	const char *accel;	/* "auto", "kvm", "tcg" as asked on the command line */
 	bool debug_boot;
