@@ -421,55 +421,8 @@ static void cancel_migration(struct qemu_run *run, struct migration *m)
 	fiber_shield_leave(&shield);
 }
 
-/* QEMU says that a migration is over a moment before it has left the state in which it refuses
- * `cont` ("not finalized yet", as of 7.2); nothing announces that. Its main loop is held until
- * then, so this is one question, two at most. */
-static int leave_migration(struct qemu_run *run, struct error *err)
-{
-	struct fiber_shield shield;
-	bool finishing = true;
-	int r = 0;
-
-	fiber_shield_enter(&shield, CANCEL_TIMEOUT_NS);
-	while (finishing && r >= 0) {
-		json_t *reply = NULL;
-
-		r = qmp_call(run->qmp, "query-status", NULL, CANCEL_TIMEOUT_NS, &reply, err);
-		finishing = r >= 0 && str_eq(string_of(reply, "status"), "finish-migrate");
-		json_decref(reply);
-	}
-	fiber_shield_leave(&shield);
-	return r;
-}
-
-static int run_migration(struct qemu_run *run, const char *command, const char *verb,
-			 struct error *err)
-{
-	struct error lost = {};
-	struct migration m = {};
-	int r;
-
-	run->migration = &m;
-	r = call_take(run, command, json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -EBADF, err);
-	if (r >= 0) {
-		r = wait_migration(&m, STALL_TIMEOUT_NS, err);
-		if (r < 0 && !m.ended)
-			cancel_migration(run, &m);
-	}
-	if (m.ended)
-		return r < 0 ? r
-			     : error_set(err, ERROR_CRASH, ECONNRESET,
-					 "QEMU ended while it was to %s the machine", verb);
-	run->migration = NULL;
-	if (str_eq(command, "migrate") && leave_migration(run, &lost) < 0)
-		return r < 0 ? r : error_propagate(err, &lost);
-	if (r >= 0 && !str_eq(m.status, "completed"))
-		r = explain_failure(run, verb, err);
-	return r;
-}
-
-/* QEMU says "completed" a moment before it has put the migration away, and until then refuses to go
- * on ("Migration is not finalized yet", 7.2). Of that moment there is no event. */
+/* QEMU says "completed", or "failed", a moment before it has put the migration away, and until then
+ * refuses to go on ("Migration is not finalized yet", 7.2). Of that moment there is no event. */
 static int wait_finalized(struct qemu_run *run, struct error *err)
 {
 	uint64_t deadline = deadline_in(GREETING_TIMEOUT_NS);
@@ -495,14 +448,38 @@ static int wait_finalized(struct qemu_run *run, struct error *err)
 	}
 }
 
+static int run_migration(struct qemu_run *run, const char *command, const char *verb,
+			 struct error *err)
+{
+	struct error lost = {};
+	struct migration m = {};
+	int r;
+
+	run->migration = &m;
+	r = call_take(run, command, json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -EBADF, err);
+	if (r >= 0) {
+		r = wait_migration(&m, STALL_TIMEOUT_NS, err);
+		if (r < 0 && !m.ended)
+			cancel_migration(run, &m);
+	}
+	if (m.ended)
+		return r < 0 ? r
+			     : error_set(err, ERROR_CRASH, ECONNRESET,
+					 "QEMU ended while it was to %s the machine", verb);
+	run->migration = NULL;
+	if (str_eq(command, "migrate") && wait_finalized(run, &lost) < 0)
+		return r < 0 ? r : error_propagate(err, &lost);
+	if (r >= 0 && !str_eq(m.status, "completed"))
+		r = explain_failure(run, verb, err);
+	return r;
+}
+
 int qemu_run_save(struct qemu_run *run, int devices_fd, bool without_memory, struct error *err)
 {
 	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)UNLIMITED_BYTES);
 	int r = prepare_stream(run, devices_fd, without_memory, params, err);
 
-	if (r >= 0)
-		r = run_migration(run, "migrate", "save", err);
-	return r < 0 ? r : wait_finalized(run, err);
+	return r < 0 ? r : run_migration(run, "migrate", "save", err);
 }
 
 static int load(struct qemu_run *run, const struct qemu_incoming *from, struct error *err)
