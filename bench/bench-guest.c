@@ -8,32 +8,18 @@
 
 #include "base/file.h"
 #include "base/str.h"
-#include "channel/agent.h"
-#include "loop/io.h"
+#include "bench.h"
 #include "loop/loop.h"
-#include "machine/machine.h"
 
 #define RAW_PORT    "org.assay.bench"
 #define ROUND_TRIPS 300
 #define COPY_BYTES  (64 * MIB)
 #define COPY_RUNS   5
 #define BOOT_RUNS   3
-#define CALL_NS	    (300 * NS_PER_SEC)
 
-struct guest {
-	struct machine_spec *spec;
-	struct machine *machine;
-	struct agent *agent;
-	struct io *raw;
-	char *dir;
-};
+_Static_assert(ROUND_TRIPS <= SAMPLES_MAX, "more samples than there is room for");
 
-struct samples {
-	double v[ROUND_TRIPS];
-	size_t n;
-};
-
-static void add(struct samples *s, double v)
+void samples_add(struct samples *s, double v)
 {
 	if (s->n < ARRAY_SIZE(s->v))
 		s->v[s->n++] = v;
@@ -46,7 +32,7 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static double percentile(struct samples *s, double p)
+double percentile(struct samples *s, double p)
 {
 	size_t i;
 
@@ -57,7 +43,7 @@ static double percentile(struct samples *s, double p)
 	return s->v[i];
 }
 
-_noreturn_ static void die(const char *what, const struct error *err)
+_noreturn_ void die(const char *what, const struct error *err)
 {
 	fprintf(stderr, "bench: %s: %s\n", what, err->message);
 	exit(1);
@@ -115,7 +101,7 @@ static void guest_done(struct guest *g)
 	g->spec = NULL;
 }
 
-static char *guest_run(struct guest *g, const char *script)
+char *guest_run(struct guest *g, const char *script)
 {
 	struct agent_command cmd = {.script = script, .plain_shell = true};
 	struct agent_result r = {};
@@ -127,9 +113,10 @@ static char *guest_run(struct guest *g, const char *script)
 	return r.out.data ? buf_steal(&r.out, NULL) : xstrdup("");
 }
 
-static struct agent_process *guest_spawn(struct guest *g, const char *script)
+struct agent_process *guest_spawn(struct guest *g, const char *script, bool keep_stdin)
 {
-	struct agent_command cmd = {.script = script, .plain_shell = true};
+	struct agent_command cmd = {
+		.script = script, .plain_shell = true, .keep_stdin = keep_stdin};
 	struct agent_process *p = NULL;
 	struct error err = {};
 
@@ -147,7 +134,7 @@ static struct agent_process *guest_spawn(struct guest *g, const char *script)
 
 static void measure_round_trips(struct guest *g)
 {
-	struct agent_process *echo = guest_spawn(g, OPEN_RAW "exec cat <&3 >&3");
+	struct agent_process *echo = guest_spawn(g, OPEN_RAW "exec cat <&3 >&3", false);
 	struct agent_command direct = {.argv = (char *[]){(char *)"/bin/true", NULL}};
 	struct agent_command shell = {.script = "true"};
 	struct samples raw = {}, ping = {}, exec = {}, execute = {};
@@ -164,20 +151,20 @@ static void measure_round_trips(struct guest *g)
 		    io_read_exact(g->raw, &c, 1, CALL_NS, &err) < 0)
 			die("raw echo", &err);
 		if (i) /* the first waits until cat runs */
-			add(&raw, ms_since(t));
+			samples_add(&raw, ms_since(t));
 		t = now_ns();
 		if (agent_ping(g->agent, CALL_NS, &err) < 0)
 			die("ping", &err);
-		add(&ping, ms_since(t));
+		samples_add(&ping, ms_since(t));
 		t = now_ns();
 		if (agent_run(g->agent, &direct, CALL_NS, &r, &err) < 0)
 			die("true", &err);
-		add(&exec, ms_since(t));
+		samples_add(&exec, ms_since(t));
 		agent_result_done(&r);
 		t = now_ns();
 		if (agent_run(g->agent, &shell, CALL_NS, &r, &err) < 0)
 			die("true", &err);
-		add(&execute, ms_since(t));
+		samples_add(&execute, ms_since(t));
 		agent_result_done(&r);
 	}
 	agent_process_free(echo);
@@ -217,7 +204,7 @@ static double raw_out(struct guest *g)
 		xasprintf(OPEN_RAW "dd if=/dev/zero bs=65536 count=%d 2>/dev/null >&3",
 			  (int)(COPY_BYTES / 65536));
 	_cleanup_free_ char *block = xmalloc(MIB);
-	struct agent_process *p = guest_spawn(g, script);
+	struct agent_process *p = guest_spawn(g, script, false);
 	struct error err = {};
 	uint64_t got = 0, t = 0;
 
@@ -243,7 +230,7 @@ static double raw_in(struct guest *g)
 	_cleanup_free_ char *script = xasprintf(
 		OPEN_RAW "echo r >&3; head -c %d <&3 >/dev/null; echo d >&3", (int)COPY_BYTES);
 	_cleanup_free_ char *block = xcalloc(1, MIB);
-	struct agent_process *p = guest_spawn(g, script);
+	struct agent_process *p = guest_spawn(g, script, false);
 	struct error err = {};
 	char two[2];
 	uint64_t t;
@@ -269,7 +256,7 @@ static double agent_stdout(struct guest *g)
 	_cleanup_free_ char *script = xasprintf("dd if=/dev/zero bs=65536 count=%d 2>/dev/null",
 						(int)(COPY_BYTES / 65536));
 	_cleanup_buf_ struct buf block = {};
-	struct agent_process *p = guest_spawn(g, script);
+	struct agent_process *p = guest_spawn(g, script, false);
 	struct error err = {};
 	uint64_t got = 0, t = 0;
 
@@ -333,11 +320,11 @@ static void measure_throughput(struct guest *g)
 	make_blob(g);
 	free(guest_run(g, "mkdir -p /run/big; mount -t tmpfs -o size=200m none /run/big"));
 	for (int i = 0; i < COPY_RUNS; i++) {
-		add(&ro, raw_out(g));
-		add(&so, agent_stdout(g));
-		add(&ri, raw_in(g));
-		add(&ci, copy_in(g));
-		add(&co, copy_out(g));
+		samples_add(&ro, raw_out(g));
+		samples_add(&so, agent_stdout(g));
+		samples_add(&ri, raw_in(g));
+		samples_add(&ci, copy_in(g));
+		samples_add(&co, copy_out(g));
 	}
 	printf("| throughput, median of %d × %d MiB | MB/s | of raw |\n|---|---|---|\n", COPY_RUNS,
 	       (int)(COPY_BYTES / MIB));
@@ -376,7 +363,8 @@ static void measure_boots(struct guest *g, const char *image)
 			die("boot times", &err);
 		for (size_t k = 0; k < ARRAY_SIZE(phases); k++)
 			if (json_object_get(times, phases[k]))
-				add(&s[k], json_number_value(json_object_get(times, phases[k])));
+				samples_add(&s[k],
+					    json_number_value(json_object_get(times, phases[k])));
 		json_decref(times);
 		guest_done(g);
 	}
@@ -387,7 +375,7 @@ static void measure_boots(struct guest *g, const char *image)
 	fflush(stdout);
 }
 
-/* Only this part, if not NULL: boot, round, throughput. */
+/* Only this part, if not NULL: boot, round, late, throughput. */
 static const char *only;
 
 static bool wanted(const char *part)
@@ -415,6 +403,8 @@ static int bench(void *userdata)
 	if (wanted("round"))
 		measure_round_trips(&g);
 	fflush(stdout);
+	if (wanted("late"))
+		measure_lateness(&g);
 	if (wanted("throughput"))
 		measure_throughput(&g);
 	fflush(stdout);
