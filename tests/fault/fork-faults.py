@@ -447,6 +447,7 @@ class Forks(unittest.TestCase):
         output = self.run_assay("a.lua", status=3)
         self.assertIn("its template is broken, and so was the last one", output)
         self.assertIn("bad memory", output)
+        self.assertEqual(self.made(), (["boot", "boot"], []))
         # A setup starts from such a one, too.
         self.write(machine(fake='restore_fails = "bad memory",') +
                    'setup(function() end)\ntest("t", print)\n')
