@@ -345,6 +345,7 @@ int plan_load(struct run *run, bool check, struct error *err)
 
 void plan_done(struct run *run)
 {
+	templates_stop(run); /* noted while jobs were made, even if none was started */
 	for (size_t i = 0; i < run->n_jobs; i++)
 		job_done(&run->jobs[i]);
 	free(run->jobs);
