@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Saved states with a real guest (tiny), through machine.h: templates, forks, snapshots, faults. */
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "guest-test.h"
@@ -53,6 +55,8 @@ static struct saved *make_template(const char *definition)
 static void forks_are_apart(const char *definition)
 {
 	_cleanup_saved_ struct saved *s = make_template(definition);
+	_cleanup_free_ char *written = path_join(dir, "vmm-m.txt");
+	_cleanup_buf_ struct buf commands = {};
 	struct guest a, b;
 	struct stat before, after;
 
@@ -83,6 +87,9 @@ static void forks_are_apart(const char *definition)
 	expect_text(&b, "/root/file", "of the template");
 	guest_done(&a);
 	guest_done(&b);
+	must(file_read(written, MIB, &commands, err));
+	check(strstr(buf_str(&commands),
+		     "# Start 1 of 'm', which goes on from a saved state (a fork)"));
 }
 
 FIBER_TEST(forks_of_a_q35)
@@ -125,6 +132,7 @@ static void snapshots_within(struct guest *g)
 	check(one->memory_fd < 0);
 	write_text(g, "/root/n", "2");
 	must(machine_save(g->m, true, LONG, &two, err));
+	check(!strstr(buf_str(&g->events), "paused")); /* nobody asked for that */
 	write_text(g, "/root/n", "3");
 	free(guest_run(g, "sync"));
 	must(machine_restore(g->m, one, NULL, LONG, err));
@@ -309,6 +317,33 @@ FIBER_TEST(a_state_that_is_cut_off)
 	guest_done(&g);
 }
 
+/* The state does not fit: nothing is saved, and the machine goes on. */
+FIBER_TEST(the_disk_is_full)
+{
+	_cleanup_free_ char *small = path_join(dir, "small");
+	struct saved *s = NULL;
+	struct error why = {};
+	struct guest g;
+
+	check(mkdir(small, 0700) == 0);
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("tmpfs", small, "tmpfs", 0, "size=16m") < 0) {
+		print_message("not root: no small disk can be made\n");
+		return;
+	}
+	guest_init(&g, Q35);
+	g.env.work_dir = small;
+	must(machine_start(g.m, NULL, LONG, err));
+	write_text(&g, "/root/n", "1");
+	check(machine_save(g.m, true, LONG, &s, &why) < 0);
+	check(why.kind == ERROR_INFRA && !s);
+	check(strstr(why.message, "machine 'm': QEMU cannot save the machine: "));
+	check(machine_is_up(g.m));
+	expect_text(&g, "/root/n", "1");
+	guest_done(&g);
+	check(umount(small) == 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -321,6 +356,7 @@ int main(void)
 		cmocka_unit_test(a_vmm_that_waits),
 		cmocka_unit_test(the_vmm_is_killed_while_it_is_saved),
 		cmocka_unit_test(a_state_that_is_cut_off),
+		cmocka_unit_test(the_disk_is_full),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
