@@ -185,14 +185,14 @@ static void tell_leftovers(struct attempt *a)
 }
 
 /* An "attempt-end" for a test that the worker has told no end of. */
-static void end_attempt_with(struct attempt *a, size_t i, const struct error *err)
+static void end_attempt_with(struct attempt *a, size_t i, const char *phase,
+			     const struct error *err)
 {
 	struct test_case *t = &a->job->tests[i];
 	json_t *error, *fields;
 
 	error = json_pack("{s:s, s:o, s:s}", "kind", error_kind_name(err->kind), "message",
-			  text_json(err->message), "phase",
-			  *a->talk.phase ? a->talk.phase : "load");
+			  text_json(err->message), "phase", phase);
 	if (err->hint[0])
 		json_object_set_new(error, "hint", text_json(err->hint));
 	if (a->talk.child.tail.len > 0 && !a->run->cancel) {
@@ -213,7 +213,7 @@ static void end_for_worker(struct attempt *a, size_t i, const struct error *fail
 	struct error err = {};
 
 	talk_explain_end(&a->talk, failed, &err);
-	end_attempt_with(a, i, &err);
+	end_attempt_with(a, i, *a->talk.phase ? a->talk.phase : "load", &err);
 }
 
 static void attempt_run(struct attempt *a)
@@ -414,7 +414,7 @@ static bool wait_for_template(struct attempt *a)
 		return true;
 	}
 	for (size_t i = 0; i < job->n_tests; i++)
-		end_attempt_with(a, i, &err);
+		end_attempt_with(a, i, "fork", &err);
 	tell_leftovers(a);
 	return false;
 }
@@ -425,10 +425,11 @@ int job_fiber(void *userdata)
 	struct job *job = call->job;
 	bool again = true;
 
-	for (unsigned n = 1; again; n++) {
-		struct attempt a = {.run = call->run, .job = job, .number = n};
+	/* Those before it had to wait for another template count as well. */
+	for (size_t n = json_array_size(job->tests[0].attempts) + 1; again; n++) {
+		struct attempt a = {.run = call->run, .job = job, .number = (unsigned)n};
 
-		a.dir = n == 1 ? xstrdup(job->dir) : xasprintf("%s/attempt-%u", job->dir, n);
+		a.dir = n == 1 ? xstrdup(job->dir) : xasprintf("%s/attempt-%zu", job->dir, n);
 		a.talk = (struct talk){
 			.run = call->run,
 			.dir = path_join(call->run->dir, a.dir),

@@ -6,30 +6,35 @@
 #include "report/text.h"
 #include "runner/template-set.h"
 
-void report_start(struct template_set *s, const char *title, const char *level, const char *dir)
+const char *wanted_level(const struct wanted *w)
+{
+	return w->machine ? "boot" : "setup";
+}
+
+void report_start(struct template_set *s, const struct wanted *w, const char *dir)
 {
 	run_emit(s->run, "template-start",
 		 json_pack("{s:s, s:o, s:s, s:s}", "file", s->job->tests[0].file->path, "name",
-			   text_json(title), "level", level, "dir", dir));
+			   text_json(w->title), "level", wanted_level(w), "dir", dir));
 }
 
-static void tell_end(struct template_set *s, const char *title, const char *level, bool cached,
-		     double seconds, json_t *error, struct collector *kept, const char *dir)
+static void tell_end(struct template_set *s, const struct wanted *w, bool cached, double seconds,
+		     json_t *error, struct collector *kept, const char *dir)
 {
-	json_t *fields = json_pack("{s:s, s:o, s:s, s:b, s:f, s:s, s:O*, s:s*}", "file",
-				   s->job->tests[0].file->path, "name", text_json(title), "level",
-				   level, "cached", (int)cached, "seconds", seconds, "state",
-				   error ? "failed" : "ready", "error", error, "dir", dir);
+	json_t *fields =
+		json_pack("{s:s, s:o, s:s, s:b, s:f, s:s, s:O*, s:s*}", "file",
+			  s->job->tests[0].file->path, "name", text_json(w->title), "level",
+			  wanted_level(w), "cached", (int)cached, "seconds", seconds, "state",
+			  error ? "failed" : "ready", "error", error, "dir", dir);
 
 	collector_finish(kept, fields);
 	run_emit(s->run, "template-end", fields);
 }
 
-void report_made(struct template_set *s, const char *title, const char *level, const char *dir,
-		 uint64_t start_ns, struct collector *kept, json_t *error)
+void report_made(struct template_set *s, const struct wanted *w, const char *dir, uint64_t start_ns,
+		 struct collector *kept, json_t *error)
 {
-	tell_end(s, title, level, false, (double)(now_ns() - start_ns) / (double)NS_PER_SEC, error,
-		 kept, dir);
+	tell_end(s, w, false, (double)(now_ns() - start_ns) / (double)NS_PER_SEC, error, kept, dir);
 }
 
 static int hex_digit(char c)
@@ -81,8 +86,7 @@ static void write_artifacts(struct template_set *s, json_t *artifacts, const cha
 	}
 }
 
-void report_found(struct template_set *s, const char *title, const char *level,
-		  const struct template *t)
+void report_found(struct template_set *s, const struct wanted *w, const struct template *t)
 {
 	json_t *event, *artifacts = json_object_get(t->notes, "artifacts");
 	_cleanup_free_ char *dir = NULL;
@@ -98,10 +102,10 @@ void report_found(struct template_set *s, const char *title, const char *level,
 	json_array_foreach(json_object_get(t->notes, "events"), i, event)
 		collector_event(&kept, event);
 	if (json_array_size(artifacts) > 0) {
-		dir = outdir_test_name(s->run, s->job->tests[0].file, level, 0);
+		dir = outdir_test_name(s->run, s->job->tests[0].file, w->id, 0);
 		write_artifacts(s, artifacts, dir);
 	}
-	tell_end(s, title, level, true, json_number_value(json_object_get(t->notes, "seconds")),
-		 NULL, &kept, dir);
+	tell_end(s, w, true, json_number_value(json_object_get(t->notes, "seconds")), NULL, &kept,
+		 dir);
 	collector_done(&kept);
 }

@@ -37,11 +37,20 @@ struct template_set {
 	char *error_dir; /* folder of the worker that failed; NULL: there was none */
 };
 
+/* One of the templates that a set consists of. */
+struct wanted {
+	const char *key;
+	const struct set_machine *machine; /* NULL: the group after its setup */
+	char *title;
+	char *id; /* for a folder */
+};
+/* "boot" or "setup" */
+const char *wanted_level(const struct wanted *w);
+
 /* --- template-report.c --- */
 
-void report_start(struct template_set *s, const char *title, const char *level, const char *dir);
-void report_made(struct template_set *s, const char *title, const char *level, const char *dir,
-		 uint64_t start_ns, struct collector *kept, json_t *error);
+void report_start(struct template_set *s, const struct wanted *w, const char *dir);
+void report_made(struct template_set *s, const struct wanted *w, const char *dir, uint64_t start_ns,
+		 struct collector *kept, json_t *error);
 /* One that was there; told once in a run. */
-void report_found(struct template_set *s, const char *title, const char *level,
-		  const struct template *t);
+void report_found(struct template_set *s, const struct wanted *w, const struct template *t);

@@ -118,7 +118,8 @@ static void setup_key(struct template_set *s, char ret[DIGEST_HEX_MAX])
 	/* The same path may be another file elsewhere. */
 	sha256_update_str(&sha, uses(setup, "files") ? s->base_dir : "");
 	s->is_temporary = reaches_out(s) && !json_object_get(setup, "cache");
-	sha256_update_str(&sha, s->is_temporary ? s->run->id : "");
+	/* The id is that of one output folder. */
+	sha256_update_str(&sha, s->is_temporary ? s->run->dir : "");
 	sha256_hex(&sha, ret);
 }
 
@@ -162,6 +163,13 @@ static int find_machines(struct template_set *s, struct error *err)
 
 /* --- looking up ---------------------------------------------------------------------------- */
 
+/* One that was not there (and setup could do without it) still is not. */
+static bool is_still_missing(json_t *file)
+{
+	return json_is_true(json_object_get(file, "missing")) &&
+	       !path_exists(json_string_value(json_object_get(file, "path")));
+}
+
 static bool files_are_the_same(json_t *notes)
 {
 	json_t *files = json_object_get(notes, "files"), *file;
@@ -172,6 +180,8 @@ static bool files_are_the_same(json_t *notes)
 		const char *path = json_string_value(json_object_get(file, "path"));
 		char hex[DIGEST_HEX_MAX];
 
+		if (is_still_missing(file))
+			continue;
 		if (path_stamp(path, hex, NULL) == 0 &&
 		    str_eq(hex, json_string_value(json_object_get(file, "stamp"))))
 			continue;
@@ -206,8 +216,14 @@ static void warn(struct run *run, const char *fmt, ...)
 	run_emit(run, "warning", json_pack("{s:o}", "message", text_json(text.message)));
 }
 
-static struct template *look_up(struct template_set *s, const char *key, bool of_setup,
-				const char *title)
+/* What setup has read may have changed since. Such a template stays until the new one takes its
+ * place: another run may be at it. */
+static bool is_stale(const struct template_set *s, const struct template *t)
+{
+	return !files_are_the_same(t->notes) || is_too_old(s, t->notes);
+}
+
+static struct template *look_up(struct template_set *s, const char *key, const char *title)
 {
 	struct template *t = NULL;
 	struct error err = {};
@@ -216,13 +232,7 @@ static struct template *look_up(struct template_set *s, const char *key, bool of
 	if (r < 0)
 		warn(s->run, "%s: its template was broken and is made again: %s", title,
 		     err.message);
-	if (r <= 0)
-		return NULL;
-	if (!of_setup || (files_are_the_same(t->notes) && !is_too_old(s, t->notes)))
-		return t;
-	template_free(t);
-	(void)template_discard(key, NULL);
-	return NULL;
+	return r <= 0 ? NULL : t;
 }
 
 static void hold(struct template_set *s, struct template *t)
@@ -252,19 +262,13 @@ static json_t *boot_keys(const struct template_set *s)
 	return keys;
 }
 
-struct wanted {
-	const char *key;
-	const struct set_machine *machine; /* NULL: the group after its setup */
-	char *title;
-};
-
 static json_t *making_message(struct template_set *s, const struct wanted *w, const char *dir)
 {
 	json_t *m = job_message(s->run, s->job, "template", dir);
 
 	json_object_set_new(m, "key", json_string(w->key));
 	json_object_set_new(m, "title", text_json(w->title));
-	json_object_set_new(m, "level", json_string(w->machine ? "boot" : "setup"));
+	json_object_set_new(m, "level", json_string(wanted_level(w)));
 	if (w->machine)
 		json_object_set_new(m, "machines", json_pack("[O]", w->machine->json));
 	else
@@ -333,8 +337,7 @@ static void throw_away(struct template_set *s, const char *key)
 /* Has a worker make it. -EAGAIN: what it starts from was broken. */
 static int make(struct template_set *s, const struct wanted *w)
 {
-	const char *level = w->machine ? "boot" : "setup";
-	_cleanup_free_ char *dir = outdir_test_name(s->run, s->job->tests[0].file, level, 0);
+	_cleanup_free_ char *dir = outdir_test_name(s->run, s->job->tests[0].file, w->id, 0);
 	_cleanup_free_ char *absolute = path_join(s->run->dir, dir);
 	struct collector kept;
 	struct template_job j = {
@@ -350,7 +353,7 @@ static int make(struct template_set *s, const struct wanted *w)
 	int r = 0;
 
 	collector_init(&kept);
-	report_start(s, w->title, level, dir);
+	report_start(s, w, dir);
 	template_job_run(&j);
 	if (j.broken) {
 		warn(s->run, "%s: a template that it starts from is broken and is made again: %s",
@@ -363,7 +366,7 @@ static int make(struct template_set *s, const struct wanted *w)
 		fail(s, dir, j.error);
 		r = -ECANCELED;
 	}
-	report_made(s, w->title, level, dir, start_ns, &kept, j.error);
+	report_made(s, w, dir, start_ns, &kept, j.error);
 	collector_done(&kept);
 	template_job_done(&j);
 	return r;
@@ -385,33 +388,49 @@ static int make_in_turn(struct template_set *s, const struct wanted *w, struct e
 	return r;
 }
 
+static struct template *look_up_fresh(struct template_set *s, const struct wanted *w)
+{
+	struct template *t = look_up(s, w->key, w->title);
+
+	if (!t || w->machine || !is_stale(s, t))
+		return t;
+	template_free(t);
+	return NULL;
+}
+
+/* Between the commit and now nobody held it: another run may have wanted its room. */
+static int gone_already(struct template_set *s, const struct wanted *w)
+{
+	warn(s->run, "%s: its template was gone as soon as it was made", w->title);
+	return -EAGAIN;
+}
+
 static int get(struct template_set *s, const struct wanted *w)
 {
-	struct template *t = look_up(s, w->key, !w->machine, w->title);
+	struct template *t = look_up_fresh(s, w);
 	bool was_there = t != NULL;
 	struct error err = {};
 	int lock = -EBADF, r = 0;
 
 	if (!t) {
 		r = template_lock(w->key, &lock, &err);
-		t = r < 0 ? NULL : look_up(s, w->key, !w->machine, w->title);
+		t = r < 0 ? NULL : look_up_fresh(s, w);
 		was_there = t != NULL;
 		if (r >= 0 && !t) {
 			r = make_in_turn(s, w, &err);
-			t = r < 0 ? NULL : look_up(s, w->key, !w->machine, w->title);
+			/* Whatever became of the host's files meanwhile: it is this run's. */
+			t = r < 0 ? NULL : look_up(s, w->key, w->title);
 			if (r >= 0 && !t)
-				r = error_set(&err, ERROR_INFRA, ENOENT,
-					      "the template of %s was gone as soon as it was made",
-					      w->title);
+				r = gone_already(s, w);
 		}
 		cleanup_close(&lock);
 	}
 	if (t)
 		hold(s, t);
 	if (t && was_there)
-		report_found(s, w->title, w->machine ? "boot" : "setup", t);
+		report_found(s, w, t);
 	if (error_is_set(&err))
-		fail_err(s, w->machine ? "boot" : "setup", &err);
+		fail_err(s, wanted_level(w), &err);
 	return r < 0 ? r : 0;
 }
 
@@ -426,12 +445,23 @@ static char *machine_title(const struct set_machine *m)
 			 packages ? packages : "");
 }
 
+/* "setup of tests/a.lua: group" */
 static char *setup_title(const struct template_set *s)
 {
 	const char *group = json_string_value(json_object_get(s->job->tests[0].group, "name"));
 
 	return xasprintf("setup of %s%s%s", s->job->tests[0].file->path,
 			 group && *group ? ": " : "", group ? group : "");
+}
+
+/* As a test of that name would have. */
+static char *setup_id(const struct template_set *s)
+{
+	json_t *name = json_pack("{s:s}", "name", "setup");
+	char *id = plan_test_id(s->job->tests[0].group, name);
+
+	json_decref(name);
+	return id;
 }
 
 struct boot_calls {
@@ -453,8 +483,10 @@ static int boot_fiber(void *userdata)
 	int r;
 
 	w.title = machine_title(c->machine);
+	w.id = xasprintf("boot %s", c->machine->spec->name);
 	r = get(c->all->set, &w);
 	free(w.title);
+	free(w.id);
 	if (r < 0 && c->all->result == 0)
 		c->all->result = r;
 	c->all->n_pending--;
@@ -504,8 +536,10 @@ static int get_all(struct template_set *s)
 	setup_key(s, s->setup_key);
 	w.key = s->setup_key;
 	w.title = setup_title(s);
+	w.id = setup_id(s);
 	r = get(s, &w);
 	free(w.title);
+	free(w.id);
 	return r;
 }
 
@@ -520,10 +554,36 @@ static uint64_t estimate(const struct template_set *s)
 	return bytes;
 }
 
+static bool is_saved(const struct template *t, const char *machine)
+{
+	for (size_t i = 0; i < t->n_machines; i++)
+		if (str_eq(t->machines[i].name, machine))
+			return t->machines[i].saved && t->machines[i].saved->devices_fd >= 0;
+	return false;
+}
+
+/* Machines that a test finds off and may start: these are not forked. */
+static uint64_t off_cost(const struct template_set *s)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < s->n_machines; i++) {
+		const struct machine_spec *spec = s->machines[i].spec;
+		bool is_off = true;
+
+		for (size_t k = 0; k < s->n_held && is_off; k++)
+			if (!set_setup(s) || str_eq(s->held[k]->key, s->setup_key))
+				is_off = !is_saved(s->held[k], spec->name);
+		if (is_off)
+			bytes += machine_cost_bytes(spec);
+	}
+	return bytes;
+}
+
 /* What a fork takes: as measured, if each of its templates has been. */
 static uint64_t fork_cost(const struct template_set *s)
 {
-	uint64_t bytes = 0;
+	uint64_t off = off_cost(s), bytes = 0;
 
 	for (size_t i = 0; i < s->n_held; i++) {
 		const struct template *t = s->held[i];
@@ -533,10 +593,10 @@ static uint64_t fork_cost(const struct template_set *s)
 		if (set_setup(s) && !str_eq(t->key, s->setup_key))
 			continue;
 		if (!seen && !t->fork_bytes)
-			return estimate(s);
+			return off + estimate(s);
 		bytes += MAX(seen, t->fork_bytes);
 	}
-	return bytes;
+	return off + bytes;
 }
 
 static void settle(struct template_set *s, enum set_state state)
@@ -574,7 +634,8 @@ static int set_fiber(void *userdata)
 		return 0;
 	if (r < 0 && !s->error) {
 		error_set(&err, ERROR_INFRA, EIO,
-			  "templates break as soon as they are made; the warnings say how");
+			  "templates break or vanish as soon as they are made; the warnings say "
+			  "how");
 		fail_err(s, "fork", &err);
 	}
 	settle(s, r < 0 ? SET_FAILED : SET_READY);
@@ -644,8 +705,10 @@ json_t *templates_message(const struct job *job)
 {
 	const struct template_set *s = job->templates;
 
-	if (s->state != SET_READY)
+	if (s->state == SET_BOOT)
 		return json_null();
+	/* Those that are made anew just now have the same keys: a worker that is too early says
+	 * that they are not there. */
 	if (set_setup(s))
 		return json_pack("{s:s}", "setup", s->setup_key);
 	return json_pack("{s:o}", "boot", boot_keys(s));

@@ -452,7 +452,7 @@ class Forks(unittest.TestCase):
         self.write(machine(fake='restore_fails = "bad memory",') +
                    'setup(function() end)\ntest("t", print)\n')
         output = self.run_assay("a.lua", status=3)
-        self.assertIn("templates break as soon as they are made", output)
+        self.assertIn("templates break or vanish as soon as they are made", output)
         self.assertTrue(wait_for(lambda: not self.processes(), 5))
 
     # --- who is stopped ------------------------------------------------------------------------
@@ -469,7 +469,7 @@ class Forks(unittest.TestCase):
         self.assertTrue(wait_for(lambda: not self.processes(), 5), self.processes())
 
     def test_interrupted_boot(self):
-        self.interrupt(machine(fake="never_boot = true,") + 'test("t", print)\n', '"starting"', "a.boot")
+        self.interrupt(machine(fake="never_boot = true,") + 'test("t", print)\n', '"starting"', "a.boot-m")
         self.assert_nothing_made()
 
     def test_interrupted_setup(self):
@@ -480,7 +480,7 @@ class Forks(unittest.TestCase):
     def test_runner_killed(self):
         self.write(machine(fake="never_boot = true,") + 'test("t", print)\n')
         process = self.start("a.lua")
-        self.wait_for_event('"starting"', "a.boot")
+        self.wait_for_event('"starting"', "a.boot-m")
         process.kill()
         process.communicate(timeout=10)
         self.assert_nothing_made()
