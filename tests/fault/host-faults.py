@@ -44,6 +44,7 @@ class Host(unittest.TestCase):
         self.env = {k: v for k, v in os.environ.items() if k not in ("CI", "ASSAY_DEBUG")}
         self.env["ASSAY_CACHE"] = f"{self.folder}/cache"
         self.env["XDG_RUNTIME_DIR"] = self.folder
+        self.env["ASSAY_TMPFS"] = self.folder
         pathlib.Path(self.folder, "a.lua").write_text(TEST, encoding="utf-8")
 
     def run_in(self, wrapper, *args):
