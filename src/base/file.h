@@ -65,7 +65,8 @@ int sha256_file(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);
 /* A file or folder: names, types, permission bits, contents, targets of links; not owners and
  * times. ERROR_USAGE for what cannot be read or is a device, pipe or socket. */
 int sha256_update_tree(struct sha256 *s, const char *path, struct error *err);
-/* The same of what path points to; and a cheap one, which reads no contents: while that stays the
- * same nobody has written there, when it changes the digest tells. */
+/* The same of what path points to, with devices, pipes and sockets; and a cheap one, which reads no
+ * contents: while that stays the same nobody has written there, when it changes the digest tells.
+ */
 int path_digest(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);
 int path_stamp(const char *path, char ret[DIGEST_HEX_MAX], struct error *err);

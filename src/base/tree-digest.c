@@ -16,11 +16,23 @@ static int feed_contents(struct sha256 *s, const char *path, const struct stat *
 			 struct error *err)
 {
 	char text[DIGEST_HEX_MAX];
-	int r = sha256_file(path, text, err);
+	int r;
+
+	if (!S_ISREG(st->st_mode))
+		return error_set(err, ERROR_USAGE, EINVAL,
+				 "'%s' is neither a file nor a folder nor a link", path);
+	r = sha256_file(path, text, err);
 
 	if (r >= 0)
 		sha256_update_str(s, text);
 	return r;
+}
+
+/* Of sockets and the like there is nothing to read; their type is in the digest. */
+static int feed_readable(struct sha256 *s, const char *path, const struct stat *st,
+			 struct error *err)
+{
+	return S_ISREG(st->st_mode) ? feed_contents(s, path, st, err) : 0;
 }
 
 /* What changes with any write: none of these alone would do (a copy with times kept, two writes
@@ -73,13 +85,10 @@ static int feed_tree(struct sha256 *s, const char *path, feed_fn feed_file, stru
 		return error_set_errno(err, ERROR_USAGE, errno, "cannot read '%s'", path);
 	snprintf(text, sizeof(text), "%o", st.st_mode);
 	sha256_update_str(s, text);
-	if (S_ISREG(st.st_mode))
-		return feed_file(s, path, &st, err);
 	if (S_ISDIR(st.st_mode))
 		return feed_folder(s, path, feed_file, err);
 	if (!S_ISLNK(st.st_mode))
-		return error_set(err, ERROR_USAGE, EINVAL,
-				 "'%s' is neither a file nor a folder nor a link", path);
+		return feed_file(s, path, &st, err);
 	if (readlink(path, target, sizeof(target) - 1) < 0)
 		return error_set_errno(err, ERROR_USAGE, errno, "cannot read '%s'", path);
 	sha256_update_str(s, target);
@@ -107,7 +116,7 @@ static int digest_path(const char *path, feed_fn feed_file, char ret[DIGEST_HEX_
 
 int path_digest(const char *path, char ret[DIGEST_HEX_MAX], struct error *err)
 {
-	return digest_path(path, feed_contents, ret, err);
+	return digest_path(path, feed_readable, ret, err);
 }
 
 int path_stamp(const char *path, char ret[DIGEST_HEX_MAX], struct error *err)

@@ -142,6 +142,7 @@ static void feed_integer(struct walk *w, char tag, int64_t n)
 }
 
 static void on_native(struct walk *w, lua_State *L, const char *name);
+static void on_text(const char *text, size_t len, void *userdata);
 
 /* A value: a plain one as it is, an object by its number. May be met for the first time. */
 static void feed_value(struct walk *w, lua_State *L, int idx)
@@ -162,6 +163,7 @@ static void feed_value(struct walk *w, lua_State *L, int idx)
 	case LUA_TSTRING:
 		text = lua_tolstring(L, idx, &len);
 		feed_text(w, 's', text, len);
+		on_text(text, len, w); /* a method's name, maybe: m[name](…) */
 		return;
 	case LUA_TNUMBER:
 		if (lua_isinteger(L, idx)) {
@@ -333,6 +335,11 @@ static void feed_globals(struct walk *w, lua_State *L)
 	lua_pushglobaltable(L);
 	if (w->whole_globals)
 		feed_value(w, L, -1);
+	/* It may have what the table has not: setmetatable(_G, { __index = … }). */
+	if (lua_getmetatable(L, -1)) {
+		feed_value(w, L, -1);
+		lua_pop(L, 1);
+	}
 	qsort(w->globals, strv_len(w->globals), sizeof(*w->globals), compare_texts);
 	for (size_t i = 0; w->globals && w->globals[i]; i++) {
 		feed_text(w, 'g', w->globals[i], strlen(w->globals[i]));
@@ -401,10 +408,16 @@ static void feed_object(struct walk *w, lua_State *L)
 	}
 }
 
+/* All that it may be made of: the texts of the files, and what these were given. */
 static void feed_sources(struct walk *w)
 {
+	char *params = json_dumps(w->script->params, JSON_SORT_KEYS | JSON_COMPACT);
+
 	for (const struct source *s = w->script->sources; s; s = s->next)
 		feed_text(w, 'S', s->text, strlen(s->text));
+	feed_text(w, 'P', params ?: "", strlen(params ?: ""));
+	free(params);
+	w->uses |= USE_FILES | USE_RANDOM;
 }
 
 /* The digest of the value at idx. Protected; leaves the stack as it was. */

@@ -42,12 +42,12 @@ static int file_copy_from_host(lua_State *L)
 	const char *dst = check_text(L, 3, "copy_from_host", "the destination", NULL);
 
 	c->text = path_join(c->script->dir, src);
+	note_file_read(c->script, c->text);
 	if (!path_exists(c->text)) {
 		error_set(&c->err, ERROR_USAGE, ENOENT, "'%s' does not exist on the host", c->text);
 		error_hint(&c->err, "relative paths are relative to the test file");
 		call_raise(L, c);
 	}
-	note_file_read(c->script, c->text);
 	call_agent(L, c);
 	call_start(c, "%.80s to %.80s", src, dst);
 	call_end(L, c, agent_copy_in(c->agent, c->text, dst, c->timeout_ns, &c->err));
@@ -159,10 +159,10 @@ static int send_package(struct call *c, const char *name)
 	}
 	free(c->text);
 	c->text = path_join(c->script->dir, name);
+	note_file_read(c->script, c->text);
 	if (!path_exists(c->text))
 		return error_set(&c->err, ERROR_USAGE, ENOENT, "'%s' does not exist on the host",
 				 c->text);
-	note_file_read(c->script, c->text);
 	to = xasprintf(INSTALL_DIR "/%s", path_basename(name));
 	quoted = shell_quote(to);
 	buf_printf(&c->buf, " %s", quoted);

@@ -285,8 +285,8 @@ void check_source(struct script *s); /* check.c */
 void digest_open(lua_State *L);
 /* Adds "digest" and "uses" to each setup's declaration; -ENOMEM. */
 int digest_setups(struct script *s);
-/* A host file or folder is about to be read; of interest while setup() runs. What cannot be read
- * is the reader's to tell. */
+/* A host file or folder is about to be read or looked for; of interest while setup() runs. What
+ * cannot be read is the reader's to tell. */
 void note_file_read(struct script *s, const char *path);
 
 /* What a command's options are (command.c), shared with spawn, wait_until_…. */

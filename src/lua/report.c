@@ -100,9 +100,9 @@ static int copy_artifact(struct call *c, const char *from)
 	_cleanup_free_ char *path = path_join(c->script->dir, from);
 	int r;
 
+	note_file_read(c->script, path);
 	if (path_is_dir(path))
 		return error_set(&c->err, ERROR_USAGE, EISDIR, "artifact: '%s' is a folder", path);
-	note_file_read(c->script, path);
 	r = file_read(path, GIB, &c->buf, &c->err);
 	if (r < 0) {
 		c->err.kind = ERROR_USAGE;

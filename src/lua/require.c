@@ -104,6 +104,7 @@ static char *find_module(struct script *s, const char *name)
 	path = path_join(s->dir, file);
 	if (path_exists(path))
 		return path;
+	note_file_read(s, path); /* one there would be taken instead */
 	free(path);
 	for (;;) {
 		char *up;
@@ -113,6 +114,7 @@ static char *find_module(struct script *s, const char *name)
 		free(up);
 		if (path_exists(path))
 			return path;
+		note_file_read(s, path);
 		free(path);
 		if (str_eq(dir, "/"))
 			return NULL;

@@ -439,12 +439,13 @@ void note_file_read(struct script *s, const char *path)
 	absolute = path_absolute(path);
 	/* In this order: what is written in between is found out. */
 	if (path_stamp(absolute, stamp, NULL) < 0 || path_digest(absolute, digest, NULL) < 0)
-		return;
+		stamp[0] = digest[0] = '\0';
 	if (!s->files_read)
 		s->files_read = json_array();
-	json_array_append_new(s->files_read, json_pack("{s:o, s:s, s:s}", "path",
-						       json_text(absolute, strlen(absolute), 0),
-						       "digest", digest, "stamp", stamp));
+	json_array_append_new(s->files_read,
+			      json_pack("{s:o, s:s, s:s, s:b}", "path",
+					json_text(absolute, strlen(absolute), 0), "digest", digest,
+					"stamp", stamp, "missing", (int)!path_exists(absolute)));
 }
 
 json_t *script_files_read(struct script *s)

@@ -80,7 +80,8 @@ int script_call_teardown(struct script *s, const char *group, struct script_fail
 void script_end_test(struct script *s);
 
 /* What script_call_setup() read of the host's files: a list of { "path": absolute, "digest": of
- * path_digest(), "stamp": of path_stamp() }. A new reference. */
+ * path_digest(), "stamp": of path_stamp(), "missing": bool }; both are empty of what cannot be
+ * read. A new reference. */
 json_t *script_files_read(struct script *s);
 /* The values of all variables that tests of the group can see, as digests: what script_call_setup()
  * changes there is lost when tests run in another process. NULL: out of the script's memory. */

@@ -26,7 +26,7 @@
  *
  *	{ "value": what setup returned, "seconds":, "created": unix time,
  *	  "events": [ { "type":, … } ], "artifacts": [ { "path":, "data": hex, } ],
- *	  "files": [ { "path":, "digest":, "stamp": } ] of the host that it read }
+ *	  "files": script_files_read() }
  *
  * They are read before each fork, so they are bounded.
  */

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,48 @@ class Forks(unittest.TestCase):
         shutil.copy(self.folder / "a.lua", self.folder / "other/a.lua")
         self.run_assay("other/a.lua")
         self.assertEqual(self.end_of("t")["log"], [{"text": "three"}])
+
+    def test_a_host_file_appears(self):
+        """What setup has looked for in vain is a file that it depends on."""
+        self.write(machine() + 'setup(function()\n'
+                   '  if not pcall(m.copy_from_host, m, "data", "/data") then m:write_file("/data", "none") end\n'
+                   '  if not pcall(require, "extra") then log("no module") end\nend)\n'
+                   'test("t", function() log(m:read_file("/data")) end)\n')
+        self.run_assay("a.lua")
+        self.run_assay("a.lua")
+        self.assertEqual(self.made(), ([], ["boot", "setup"]))
+        self.assertEqual(self.end_of("t")["log"], [{"text": "none"}])
+        self.write("one", "data")
+        self.run_assay("a.lua")
+        self.assertEqual(self.made(), (["setup"], ["boot"]))
+        self.assertEqual(self.end_of("t")["log"], [{"text": "one"}])
+        self.write("return 1", "extra.lua")
+        self.run_assay("a.lua")
+        self.assertEqual(self.made(), (["setup"], ["boot"]))
+
+    def test_a_folder_with_a_socket_is_edited(self):
+        """What is not copied must not hide what is."""
+        (self.folder / "src").mkdir()
+        self.write("one", "src/data")
+        os.mkfifo(self.folder / "src/pipe")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(os.path.relpath(self.folder / "src/socket"))
+            self.write(machine() + 'setup(function() m:copy_from_host("src", "/src") end)\ntest("t", print)\n')
+            self.run_assay("a.lua")
+            self.run_assay("a.lua")
+            self.assertEqual(self.made(), ([], ["boot", "setup"]))
+            self.write("two", "src/data")
+            self.run_assay("a.lua")
+            self.assertEqual(self.made(), (["setup"], ["boot"]))
+
+    def test_setup_reads_what_the_run_writes(self):
+        """Never found again, but good for the run that made it."""
+        self.write(machine() + 'setup(function() m:copy_from_host(".", "/src") end)\n'
+                   'test("t", function() m:read_file("/src/a.lua") end)\n')
+        for _ in range(2):
+            self.run_assay("a.lua")
+            self.assertEqual(self.made()[0][-1], "setup")
+        self.assertEqual(len(self.stored()), 2)
 
     def test_params_and_seed(self):
         self.write(machine() + 'setup(function() return { p = params.p } end)\n'
@@ -430,6 +473,32 @@ class Forks(unittest.TestCase):
         self.assertEqual(set(self.verdicts().values()), {"passed"})
         self.assertEqual(self.made()[0], ["boot", "setup", "setup"])
         self.assertEqual(len(self.end_of("then1")["attempts"]), 1)
+
+    def test_broken_between_attempts(self):
+        """A test that was tried before it had to wait has been tried."""
+        self.write(machine() + self.SETUP % ("x", 1) +
+                   'test("t", { retries = 1 }, function() sleep(1) fail_test("no") end)\n')
+        process = self.start("a.lua")
+        self.wait_for_event('"name":"test"', "a.t")
+        self.assertEqual(self.break_template(), 1)
+        output = self.finish(process, 1)
+        self.assertIn("is broken and is made again", output)
+        self.assertEqual([a["dir"] for a in self.end_of("t")["attempts"]], ["a.t", "a.t/attempt-2"])
+
+    def test_retried_while_a_template_is_made(self):
+        """It waits like those that have not begun."""
+        self.write(machine() + 'setup(function() m:write_file("/made", "x") sleep(2) end)\n'
+                   'test("first", { retries = 1 }, function()\n'
+                   '  assert_eq(m:read_file("/made"), "x") sleep(1.5) fail_test("no")\nend)\n'
+                   'test("second", function() sleep(0.7) end)\n'
+                   'test("third", function() m:read_file("/made") end)\n')
+        process = self.start("-j", "2", "a.lua")
+        self.wait_for_event('"name":"test"', "a.first")
+        self.wait_for_event('"name":"test"', "a.second")
+        self.assertEqual(self.break_template(), 1)
+        self.finish(process, 1)
+        self.assertEqual(self.verdicts(), {"first": "failed", "second": "passed", "third": "passed"})
+        self.assertEqual([a["error"]["message"] for a in self.end_of("first")["attempts"]], ["no", "no"])
 
     def test_cache_vanishes_during_a_run(self):
         self.write(machine() + self.SETUP % ("x", 1) + self.SLOW)

@@ -20,14 +20,17 @@
  *	qemu …		version, and size and time of the program
  *	rom …		the firmware that it may have in the guest's address space
  *	host …		the processor: under KVM it is the guest's, under TCG its time stamp counter
- *is; under KVM also its microcode and the host's kernel arg …		the command line of a
- *machine that will be saved, without our own paths (which the image's digest stands for);
- *descriptors have fixed numbers; tsc_early_khz is left out (it is measured anew at each boot of the
- *host)
+ *			is; under KVM also its microcode and the host's kernel
+ *	arg …		the command line of a machine that will be saved, without our own paths
+ *			(which the image's digest stands for); descriptors have fixed numbers
  *
  * A file of the user's is in it by its identity, in place of its path.
  */
 #define STATE_VERSION 1
+
+/* Measured anew at each boot of the host, which no template outlives. Not 0: that would leave out
+ * all else that the guest's kernel is told under TCG alone. */
+#define ANY_TSC_KHZ 1
 
 static const char *const roms[] = {
 	"bios-256k.bin", "bios-microvm.bin", "kvmvapic.bin", "linuxboot_dma.bin",  "pvh.bin",
@@ -152,7 +155,7 @@ static int put_argv(const struct vm_init *init, const struct image *image, const
 	r = qemu_disks_layout(&disks, init->spec, init->env, image, QEMU_FD_DISKS, err);
 	if (r < 0 || (r = qemu_disks_set_boot(&disks, init->spec, NULL, err)) < 0)
 		return r;
-	qemu_describe(init, &how, program, version, kvm, 0, &c, &strings);
+	qemu_describe(init, &how, program, version, kvm, kvm ? 0 : ANY_TSC_KHZ, &c, &strings);
 	c.memory = QEMU_MEMORY_SAVABLE;
 	hide_paths(&c, &disks, image, &strings);
 	c.disks = disks.list;

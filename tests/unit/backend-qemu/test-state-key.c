@@ -67,6 +67,8 @@ FIBER_TEST(everything_that_matters_is_in_it)
 		"arg memory-backend-file,id=ram,size=256M,",
 		"share=on\n",
 		"arg image:kernel\n",
+		/* What is said under TCG alone; of the frequency only that it is said. */
+		"arg tsc_early_khz=1 no_timer_check ",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
@@ -74,7 +76,6 @@ FIBER_TEST(everything_that_matters_is_in_it)
 			fprintf(stderr, "no '%s' in:\n%s", wanted[i], key);
 			abort();
 		}
-	check(!strstr(key, "tsc_early_khz"));
 	check(!strstr(key, dir)); /* where things lie does not matter */
 }
 

@@ -105,6 +105,10 @@ FIBER_TEST(all_that_setup_reaches_matters)
 		    "end)\n" TEST));
 	check(!same("a = 1\nsetup(function() load('return ' .. 'a')() end)\n" TEST,
 		    "a = 2\nsetup(function() load('return ' .. 'a')() end)\n" TEST));
+	check(!same("setmetatable(_G, { __index = { f = function() return 1 end } })\n"
+		    "setup(function() f() end)\n" TEST,
+		    "setmetatable(_G, { __index = { f = function() return 2 end } })\n"
+		    "setup(function() f() end)\n" TEST));
 	/* What cannot be described: the whole text counts. */
 	check(!same("c = coroutine.wrap(function() end)\nsetup(function() c() end)\n" TEST,
 		    "c = coroutine.wrap(function() end)\nsetup(function() c() end)\n" TEST
@@ -145,6 +149,9 @@ FIBER_TEST(uses)
 	check_uses("m = machine('m', { backend = 'fake' })\n"
 		   "setup(function() m:copy_from_host('a', '/a') end)\n" TEST,
 		   "[\"files\"]");
+	check_uses("m = machine('m', { backend = 'fake' })\nlocal how = { 'copy_from_host' }\n"
+		   "setup(function() m[how[1]](m, 'a', '/a') end)\n" TEST,
+		   "[\"files\"]");
 	check_uses("setup(function() require('x') end)\n" TEST, "[\"files\"]");
 	check_uses("setup(function() host:succeed('true') end)\n" TEST, "[\"host\"]");
 }
@@ -153,10 +160,17 @@ FIBER_TEST(params_count_where_they_are_read)
 {
 	json_t *one = json_pack("{s:s}", "p", "1"), *two = json_pack("{s:s}", "p", "2"), *a, *b;
 	const char *reads = "setup(function() log(params.p) end)\n" TEST;
+	const char *may = "c = coroutine.wrap(function() log(params.p) end)\n"
+			  "setup(function() c() end)\n" TEST;
 	const char *does_not = "setup(function() log('p') end)\n" TEST;
 
 	a = setup_of(reads, (struct script_opts){.params = one});
 	b = setup_of(reads, (struct script_opts){.params = two});
+	check(!json_equal(a, b));
+	json_decref(a);
+	json_decref(b);
+	a = setup_of(may, (struct script_opts){.params = one});
+	b = setup_of(may, (struct script_opts){.params = two});
 	check(!json_equal(a, b));
 	json_decref(a);
 	json_decref(b);
