@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 
 #include "base/host.h"
 #include "base/log.h"
@@ -19,15 +20,21 @@
  * Guest memory that is saved goes to a tmpfs if it fits there, as nothing then has to be written
  * to a disk; else to the cache.
  *
- *	/dev/shm/assay-<uid>/<cache12>/	one for each cache; cache12 is of its path's digest
- *	  owner -> /home/…/.cache/assay
+ *	/dev/shm/assay-<uid>/<cache12>/	one for each cache; cache12 is of its path and inode's
+ *digest owner -> /home/…/.cache/assay
  *	  <random16>/			the memory of one template, flock'ed until that is complete
  *
  * What counts is the template: its link `memory` leads here. What no template (and no temporary
  * directory of the store) leads to, and nobody holds the lock of, is rubbish: what a killed process
  * left, or the memory of a template that was removed. The lock of the cache's directory is held
  * for the moment in which a new one is made and locked, so that none is seen in between.
+ *
+ * Containers and chroots often share /dev/shm and nothing else: what looks as if its cache were
+ *gone may be another's who calls it by the same path. So such memory is rubbish only when nobody
+ *has saved anything there for a while; then at worst a template is made again.
  */
+
+#define FOREIGN_IDLE_SECONDS (60 * 60)
 
 /* Of the free memory, what one machine may take: the rest is for the tests. */
 #define SHARE_OF_AVAILABLE(bytes) ((bytes) / 4 * 3)
@@ -47,17 +54,32 @@ static int open_dir(const char *dir)
 	return open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
+/* The name of a cache's directory; false if there is no such cache (any more). */
+static bool cache_name(const char *cache, char ret[13])
+{
+	char hex[DIGEST_HEX_MAX], identity[64];
+	struct sha256 sum;
+	struct stat st;
+
+	if (stat(cache, &st) < 0)
+		return false;
+	snprintf(identity, sizeof(identity), "%llx:%llx", (unsigned long long)st.st_dev,
+		 (unsigned long long)st.st_ino);
+	sha256_init(&sum);
+	sha256_update_str(&sum, cache);
+	sha256_update_str(&sum, identity);
+	sha256_hex(&sum, hex);
+	snprintf(ret, 13, "%.12s", hex);
+	return true;
+}
+
 /* Where this cache's directory is, if it is there. */
 static char *cache_dir(const struct store *s)
 {
 	_cleanup_free_ char *user = user_dir();
-	char hex[DIGEST_HEX_MAX];
-	struct sha256 sum;
+	char name[13];
 
-	sha256_init(&sum);
-	sha256_update_str(&sum, s->dir);
-	sha256_hex(&sum, hex);
-	return xasprintf("%s/%.12s", user, hex);
+	return cache_name(s->dir, name) ? path_join(user, name) : xasprintf("%s/none", user);
 }
 
 uint64_t template_usage(const struct store *s)
@@ -88,6 +110,7 @@ int template_memory_dir(const struct store *s, char **ret, struct error *err)
 		return r;
 	if (symlink(s->dir, owner) < 0 && errno != EEXIST)
 		return error_set_errno(err, ERROR_INFRA, errno, "cannot make '%s'", owner);
+	(void)utimensat(AT_FDCWD, dir, NULL, 0);
 	*ret = TAKE_PTR(dir);
 	return 0;
 }
@@ -163,12 +186,28 @@ static bool take_unlocked(const char *memory_dir, const char *dir, int *ret_fd)
 	return true;
 }
 
+static bool is_idle(const char *memory_dir)
+{
+	struct stat st;
+
+	return stat(memory_dir, &st) == 0 && time(NULL) - st.st_mtime > FOREIGN_IDLE_SECONDS;
+}
+
 static void clean_cache(const char *memory_dir)
 {
 	_cleanup_free_ char *cache = read_link(memory_dir, "owner");
 	_cleanup_free_ char *link = path_join(memory_dir, "owner");
-	DIR *dir = cache ? opendir(memory_dir) : NULL;
 	struct dirent *d;
+	char name[13];
+	bool is_gone;
+	DIR *dir;
+
+	if (!cache)
+		return;
+	is_gone = !cache_name(cache, name) || !str_eq(name, path_basename(memory_dir));
+	if (is_gone && !is_idle(memory_dir))
+		return;
+	dir = opendir(memory_dir);
 
 	while (dir && (d = readdir(dir))) {
 		_cleanup_free_ char *path = path_join(memory_dir, d->d_name);
@@ -176,7 +215,8 @@ static void clean_cache(const char *memory_dir)
 		struct error err = {};
 
 		if (d->d_name[0] == '.' || str_eq(d->d_name, "owner") ||
-		    !take_unlocked(memory_dir, path, &fd) || is_referenced(cache, d->d_name))
+		    !take_unlocked(memory_dir, path, &fd) ||
+		    (!is_gone && is_referenced(cache, d->d_name)))
 			continue;
 		log_debug("removing memory that no template refers to: %s", path);
 		if (path_remove_tree(path, &err) < 0)
@@ -185,7 +225,7 @@ static void clean_cache(const char *memory_dir)
 	if (dir)
 		closedir(dir);
 	/* Its last one, if it is empty now. */
-	if (cache && !path_exists(cache) && unlink(link) == 0)
+	if (is_gone && unlink(link) == 0)
 		(void)rmdir(memory_dir);
 }
 

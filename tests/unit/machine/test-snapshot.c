@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Machines saved and restored: what comes back, what is told, what is refused. */
+#include <dirent.h>
 #include <fcntl.h>
 
 #include "machine-test.h"
@@ -290,6 +291,90 @@ FIBER_TEST(it_cannot_be_restored)
 	check_state(&rig, MACHINE_UP);
 }
 
+/* The time-out may be over by then: the guest must not be left frozen for that. */
+FIBER_TEST(it_goes_on_though_saving_took_all_the_time)
+{
+	_cleanup_saved_ struct saved *s = NULL;
+	RIG(rig, "'fake': {'save_takes': 0.06}");
+
+	check_ok(machine_start(rig.m, NULL, SOON, &why));
+	check_ok(machine_save(rig.m, true, 50 * MS, &s, &why));
+	check(run(&rig, "true", SOON, NULL) == 0);
+	check_ok(machine_restore(rig.m, s, NULL, SOON, &why));
+	check(run(&rig, "true", SOON, NULL) == 0);
+}
+
+static int save_main(void *userdata)
+{
+	struct rig *rig = userdata;
+	struct saved *s = NULL;
+
+	return machine_save(rig->m, true, SOON, &s, NULL);
+}
+
+FIBER_TEST(it_goes_on_though_nobody_waits_any_more)
+{
+	struct fiber *fiber;
+	RIG(rig, "'fake': {'save_takes': 100}");
+
+	check_ok(machine_start(rig.m, NULL, SOON, &why));
+	fiber_start("save", save_main, &rig, &fiber);
+	check_ok(fiber_sleep(10 * MS, &why));
+	fiber_stop(fiber);
+	check(fiber_result(fiber) == -ECANCELED);
+	fiber_unref(fiber);
+	check(run(&rig, "true", SOON, NULL) == 0);
+}
+
+/* Why a machine was stopped the last time is of no interest the next time. */
+FIBER_TEST(unplugged_after_a_restore)
+{
+	_cleanup_saved_ struct saved *s = NULL;
+	struct fiber *fiber;
+	RIG(rig, EXEC);
+	struct sleeper sleeper = {.rig = &rig};
+
+	check_ok(machine_start(rig.m, NULL, SOON, &why));
+	check_ok(machine_save(rig.m, true, SOON, &s, &why));
+	check_ok(machine_unplug(rig.m, &why));
+	check_ok(machine_restore(rig.m, s, NULL, SOON, &why)); /* nothing had to be stopped */
+	fiber_start("sleeper", sleeper_main, &sleeper, &fiber);
+	check_ok(fiber_sleep(5 * MS, &why));
+	check_ok(machine_unplug(rig.m, &why));
+	check_ok(fiber_join(fiber, SOON, &why));
+	check_str(sleeper.err.message, "machine 'web' was unplugged");
+	fiber_unref(fiber);
+}
+
+static unsigned count_descriptors(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	check(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+FIBER_TEST(restoring_often_takes_no_descriptors)
+{
+	_cleanup_saved_ struct saved *s = NULL;
+	unsigned before = 0;
+	RIG(rig, EXEC);
+
+	check_ok(machine_start(rig.m, NULL, SOON, &why));
+	check_ok(machine_save(rig.m, true, SOON, &s, &why));
+	for (int i = 0; i < 6; i++) {
+		check_ok(machine_restore(rig.m, s, NULL, SOON, &why));
+		check_ok(fiber_sleep(5 * MS, &why));
+		if (i == 0)
+			before = count_descriptors();
+	}
+	check(count_descriptors() == before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -304,6 +389,10 @@ int main(void)
 		cmocka_unit_test(it_cannot_be_saved_and_goes_on),
 		cmocka_unit_test(the_vmm_dies_while_it_is_saved),
 		cmocka_unit_test(it_cannot_be_restored),
+		cmocka_unit_test(it_goes_on_though_saving_took_all_the_time),
+		cmocka_unit_test(it_goes_on_though_nobody_waits_any_more),
+		cmocka_unit_test(unplugged_after_a_restore),
+		cmocka_unit_test(restoring_often_takes_no_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -307,8 +307,26 @@ static void that_of_a_cache_that_is_gone_too(void **state)
 	commit_new(KEY_A, "web");
 	assert_int_equal(count_below(tmpfs_dir), 9);
 	assert_int_equal(path_remove_tree(other, NULL), 0);
+	/* It may be another container's, who calls it by the same path. */
+	assert_int_equal(template_prune(UINT64_MAX, NULL, NULL), 0);
+	assert_int_equal(count_below(tmpfs_dir), 9);
+	make_memory_idle();
 	assert_int_equal(template_prune(UINT64_MAX, NULL, NULL), 0);
 	assert_int_equal(count_below(tmpfs_dir), 5);
+	assert_true(is_there(KEY_A));
+}
+
+/* A cache of the same path that is another directory: in another root, or made anew. */
+static void that_of_another_cache_of_this_path_stays(void **state)
+{
+	_cleanup_free_ char *away = xasprintf("%s.away", cache_dir);
+
+	commit_new(KEY_A, "web");
+	assert_int_equal(rename(cache_dir, away), 0);
+	commit_new(KEY_B, "other");
+	assert_int_equal(template_prune(UINT64_MAX, NULL, NULL), 0);
+	assert_int_equal(path_remove_tree(cache_dir, NULL), 0);
+	assert_int_equal(rename(away, cache_dir), 0);
 	assert_true(is_there(KEY_A));
 }
 
@@ -424,6 +442,7 @@ int main(void)
 		CLEAN(somebody_elses_directory_is_not_used),
 		CLEAN(memory_that_is_nobodys_is_removed),
 		CLEAN(that_of_a_cache_that_is_gone_too),
+		CLEAN(that_of_another_cache_of_this_path_stays),
 		CLEAN(a_full_disk_is_an_error_and_leaves_nothing),
 		CLEAN(a_small_tmpfs_is_passed_over),
 	};

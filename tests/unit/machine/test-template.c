@@ -298,10 +298,13 @@ static void the_cache_is_removed_meanwhile(void **state)
 	template_free(t);
 	assert_int_equal(path_remove_tree(cache_dir, NULL), 0);
 	assert_false(is_there(KEY_A));
-	/* Its memory is nobody's now, and goes with the next one that is made. */
-	assert_int_equal(count_below(tmpfs_dir), 5);
+	/* Its memory may be that of a container with the same path: it goes an hour later, when
+	 * the next one is made. */
 	commit_new(KEY_B, "other");
-	assert_int_equal(count_below(tmpfs_dir), 5);
+	assert_true(count_below(tmpfs_dir) > 5);
+	make_memory_idle();
+	commit_new(KEY_A, "other");
+	assert_int_equal(count_below(tmpfs_dir), 7);
 }
 
 /* Killed by the signal of a file that grows too large, right in the copying. */
