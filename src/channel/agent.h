@@ -83,6 +83,9 @@ struct agent_thaw {
  */
 int agent_thaw(struct agent *a, const struct agent_thaw *how, uint64_t timeout_ns,
 	       struct error *err);
+/* Whether agent_thaw() is still due: not after a session's end, which is an end of the rest, too.
+ */
+bool agent_is_frozen(const struct agent *a);
 /* Like agent_new(), for a stream to a guest that was saved frozen: nothing happens on it until
  * agent_thaw(). on_hello is called by the thaw's answer (same boot id as when it was saved). */
 struct agent *agent_new_frozen(struct io *io, const struct agent_callbacks *cb, void *userdata);

@@ -164,6 +164,11 @@ int agent_freeze(struct agent *a, uint64_t timeout_ns, struct error *err)
 	return r;
 }
 
+bool agent_is_frozen(const struct agent *a)
+{
+	return a->rest == FROZEN;
+}
+
 static void put_time(struct buf *b)
 {
 	struct timespec ts;

@@ -258,8 +258,10 @@ void vm_kill(struct machine *m)
 {
 	struct fiber_shield shield;
 
-	if (!m->vmm_runs && !m->prestarted)
+	if (!m->vmm_runs && !m->prestarted) {
+		m->killed_as = NULL;
 		return;
+	}
 	log_debug("machine '%s': kill", m->spec->name);
 	m->killing = true;
 	fiber_shield_enter(&shield, KILL_TIMEOUT_NS);

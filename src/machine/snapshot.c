@@ -177,9 +177,13 @@ static int hold(struct saving *s, size_t n, uint64_t deadline, struct error *err
 		if (s[i].m->state != MACHINE_UP)
 			continue;
 		s[i].m->held = true;
+		/* One that was given up may yet come true. */
+		s[i].paused = true;
 		r = vm_pause(s[i].m, err);
-		s[i].paused = r >= 0;
 	}
+	/* While one was waited for, another may have died. */
+	for (size_t i = 0; i < n && r >= 0; i++)
+		r = check_saveable_now(s[i].m, err);
 	return r;
 }
 
@@ -210,24 +214,55 @@ static int save_one(struct saving *s, bool keep, struct error *err)
 	return r;
 }
 
-/* They go on, whether they were saved or not, and though whoever waited may have given up. */
-static int let_go(struct saving *s, size_t n, bool ok, uint64_t deadline, struct error *err)
+/* One that stands still, or hears nothing, is of no use any more: all that is asked of it says so.
+ */
+static int stay_behind(struct machine *m, struct error *why, struct error *err)
 {
+	if (m->vmm_runs && m->state != MACHINE_CRASHED)
+		machine_crash(m, why);
+	return error_propagate(err, why);
+}
+
+static int go_on(struct saving *s, uint64_t timeout_ns, struct error *err)
+{
+	struct machine *m = s->m;
+	struct error why = {};
+
+	if (!m->vmm_runs)
+		return 0;
+	if (m->state == MACHINE_CRASHED)
+		return error_propagate(err, &m->crash);
+	/* A guest that has begun anew meanwhile has nothing to thaw. */
+	if (!s->frozen || !agent_is_frozen(m->agent) ||
+	    agent_thaw(m->agent, NULL, timeout_ns, &why) >= 0)
+		return 0;
+	machine_explain_crash(m, &why);
+	if (!m->vmm_runs || !agent_is_frozen(m->agent))
+		return error_propagate(err, &why);
+	error_prefix(&why, "machine '%s' was saved and does not go on", m->spec->name);
+	return stay_behind(m, &why, err);
+}
+
+/* They go on, whether they were saved or not, and though whoever waited may have given up; also
+ * when saving has taken all the time that there was. */
+static int let_go(struct saving *s, size_t n, uint64_t deadline, struct error *err)
+{
+	uint64_t timeout_ns = MAX(timeout_left(deadline), GO_ON_TIMEOUT_NS);
 	struct fiber_shield shield;
 	int r = 0, k;
 
-	fiber_shield_enter(&shield, ok ? timeout_left(deadline) : GO_ON_TIMEOUT_NS);
+	fiber_shield_enter(&shield, timeout_ns);
 	for (size_t i = 0; i < n; i++) {
-		if (s[i].paused && s[i].m->vmm_runs) {
-			k = vm_resume(s[i].m, r < 0 ? NULL : err);
+		struct error why = {};
+
+		if (s[i].paused && s[i].m->vmm_runs && vm_resume(s[i].m, &why) < 0) {
+			k = stay_behind(s[i].m, &why, r < 0 ? NULL : err);
 			r = r < 0 ? r : k;
 		}
 		s[i].m->held = false;
 	}
 	for (size_t i = 0; i < n; i++) {
-		if (!s[i].frozen || !s[i].m->vmm_runs)
-			continue;
-		k = agent_thaw(s[i].m->agent, NULL, GO_ON_TIMEOUT_NS, r < 0 ? NULL : err);
+		k = go_on(&s[i], timeout_ns, r < 0 ? NULL : err);
 		r = r < 0 ? r : k;
 	}
 	fiber_shield_leave(&shield);
@@ -246,7 +281,7 @@ static int save_held(struct saving *s, size_t n, bool keep, uint64_t deadline, s
 		s[i].m->killed_as = "saved";
 		vm_kill(s[i].m);
 	}
-	if (let_go(s, n, r >= 0, deadline, &lost) < 0 && r >= 0)
+	if (let_go(s, n, deadline, &lost) < 0 && r >= 0)
 		r = error_propagate(err, &lost);
 	return r;
 }
@@ -316,7 +351,9 @@ static int make_room(struct machine *m, struct error *err)
 static int restore_off(struct machine *m, struct saved *from)
 {
 	m->next_from = saved_ref(from);
+	/* For whoever still looks at what it was before. */
 	error_clear(&m->crash);
+	error_set(&m->crash, ERROR_CRASH, ENOTCONN, "machine '%s' was restored", m->spec->name);
 	restore_core(m, from->core);
 	machine_set_state(m, MACHINE_OFF, "restored");
 	return 0;

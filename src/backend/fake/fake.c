@@ -474,7 +474,7 @@ static int op_check(const struct machine_spec *spec, struct error *err)
 		"console",    "echo",	     "qmp",	      "panic_after",	"reset_after",
 		"die_after",  "close_after", "hang_after",    "poweroff_after", "only_boot",
 		"save_fails", "save_dies",   "restore_fails", "unsavable",	"state_version",
-		NULL};
+		"save_takes", NULL};
 	const char *key;
 	json_t *value;
 

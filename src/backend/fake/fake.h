@@ -37,6 +37,7 @@
  *			answers nothing more, the guest turns itself off
  *	only_boot	the *_after above happen in this boot only, counted from 1
  *	save_fails	a text: the machine cannot be saved (kind infra)
+ *	save_takes	seconds
  *	save_dies	true: the VMM dies in the middle of it
  *	restore_fails	a text: no saved state is taken up (kind infra)
  *	unsavable	a text: what states depend on cannot be told, since … (kind unsupported)

@@ -118,6 +118,7 @@ int fake_save(struct vm *vm, bool keep, struct saved **ret, struct error *err)
 {
 	struct fake *f = (struct fake *)vm;
 	const char *fails = fake_text(f->script, "save_fails");
+	double seconds = json_number_value(json_object_get(f->script, "save_takes"));
 	_cleanup_saved_ struct saved *s = saved_new();
 	int r = 0;
 
@@ -130,7 +131,10 @@ int fake_save(struct vm *vm, bool keep, struct saved **ret, struct error *err)
 		r = error_set(err, ERROR_INFRA, EIO, "the fake VMM cannot save: %s", fails);
 	if (r >= 0 && f->running) {
 		vm->init.events->on_saving(vm->init.userdata);
-		r = save_machine(f, keep, s, err);
+		if (seconds > 0)
+			r = fiber_sleep((uint64_t)(seconds * NS_PER_SEC), err);
+		if (r >= 0)
+			r = save_machine(f, keep, s, err);
 	}
 	if (r >= 0)
 		r = save_disk(f, s, err);
