@@ -304,6 +304,9 @@ static int reader_main(void *userdata)
 			log_debug("agent: skipped %llu bytes that are no frame",
 				  (unsigned long long)(a->in.skipped - skipped));
 	}
+	/* A machine keeps the agents of its earlier runs, but not their descriptors. Whoever writes
+	 * is woken, and ends. */
+	io_free(TAKE_PTR(a->io));
 	agent_unref(a);
 	return 0;
 }
