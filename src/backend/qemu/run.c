@@ -410,20 +410,10 @@ static int explain_failure(struct qemu_run *run, const char *verb, struct error 
 	return r;
 }
 
-/* Nobody wants the stream any more; afterwards the machine can go on. */
-static void cancel_migration(struct qemu_run *run, struct migration *m)
-{
-	struct fiber_shield shield;
-
-	fiber_shield_enter(&shield, CANCEL_TIMEOUT_NS);
-	(void)qmp_call(run->qmp, "migrate_cancel", NULL, CANCEL_TIMEOUT_NS, NULL, NULL);
-	(void)wait_migration(m, CANCEL_TIMEOUT_NS, NULL);
-	fiber_shield_leave(&shield);
-}
-
 /* QEMU says "completed", or "failed", a moment before it has put the migration away, and until then
- * refuses to go on ("Migration is not finalized yet", 7.2). Of that moment there is no event. */
-static int wait_finalized(struct qemu_run *run, struct error *err)
+ * refuses to go on ("Migration is not finalized yet", 7.2). Of that moment there is no event. The
+ * run must not be touched when m->ended is set. */
+static int wait_finalized(struct qemu_run *run, const struct migration *m, struct error *err)
 {
 	uint64_t deadline = deadline_in(GREETING_TIMEOUT_NS);
 
@@ -440,7 +430,7 @@ static int wait_finalized(struct qemu_run *run, struct error *err)
 		if (!busy)
 			return 0;
 		r = fiber_sleep(FINALIZE_LOOK_NS, err);
-		if (r < 0)
+		if (r < 0 || m->ended)
 			return r;
 		if (now_ns() >= deadline)
 			return error_set(err, ERROR_INFRA, ETIMEDOUT,
@@ -448,30 +438,46 @@ static int wait_finalized(struct qemu_run *run, struct error *err)
 	}
 }
 
+/* Nobody wants the stream any more; afterwards the machine can go on. */
+static void cancel_migration(struct qemu_run *run, struct migration *m)
+{
+	struct fiber_shield shield;
+
+	fiber_shield_enter(&shield, CANCEL_TIMEOUT_NS);
+	(void)qmp_call(run->qmp, "migrate_cancel", NULL, CANCEL_TIMEOUT_NS, NULL, NULL);
+	if (!m->ended)
+		(void)wait_migration(m, CANCEL_TIMEOUT_NS, NULL);
+	if (!m->ended)
+		(void)wait_finalized(run, m, NULL);
+	fiber_shield_leave(&shield);
+}
+
 static int run_migration(struct qemu_run *run, const char *command, const char *verb,
 			 struct error *err)
 {
-	struct error lost = {};
+	bool outgoing = str_eq(command, "migrate");
+	struct error why = {};
 	struct migration m = {};
 	int r;
 
 	run->migration = &m;
-	r = call_take(run, command, json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -EBADF, err);
-	if (r >= 0) {
-		r = wait_migration(&m, STALL_TIMEOUT_NS, err);
-		if (r < 0 && !m.ended)
-			cancel_migration(run, &m);
-	}
+	r = call_take(run, command, json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -EBADF, &why);
+	if (r >= 0)
+		r = wait_migration(&m, STALL_TIMEOUT_NS, &why);
+	/* Also when not even the answer to the command was waited for: it may be under way. One
+	 * that comes in ends with its QEMU. */
+	if (r < 0 && !m.ended && outgoing && why.kind != ERROR_EXPECT)
+		cancel_migration(run, &m);
+	if (r >= 0 && !m.ended && outgoing)
+		r = wait_finalized(run, &m, &why);
 	if (m.ended)
-		return r < 0 ? r
+		return r < 0 ? error_propagate(err, &why)
 			     : error_set(err, ERROR_CRASH, ECONNRESET,
 					 "QEMU ended while it was to %s the machine", verb);
 	run->migration = NULL;
-	if (str_eq(command, "migrate") && wait_finalized(run, &lost) < 0)
-		return r < 0 ? r : error_propagate(err, &lost);
 	if (r >= 0 && !str_eq(m.status, "completed"))
-		r = explain_failure(run, verb, err);
-	return r;
+		r = explain_failure(run, verb, &why);
+	return r < 0 ? error_propagate(err, &why) : 0;
 }
 
 int qemu_run_save(struct qemu_run *run, int devices_fd, bool without_memory, struct error *err)

@@ -107,6 +107,19 @@ static json_t *snapshot_action(const char *node, const char *overlay)
 			 "overlay", overlay);
 }
 
+/* Once it is sent nobody may give it up: QEMU writes to the new overlays then, whether we know that
+ * or not, and the next start would be from the old ones. */
+static int commit_overlays(struct qemu_vm *q, json_t *actions /* taken */, struct error *err)
+{
+	struct fiber_shield shield;
+	int r;
+
+	fiber_shield_enter(&shield, COMMAND_TIMEOUT_NS);
+	r = call_take(q, "transaction", json_pack("{s:o}", "actions", actions), -EBADF, NULL, err);
+	fiber_shield_leave(&shield);
+	return r;
+}
+
 /* All disks in one transaction: afterwards the old overlays are written no more. */
 static int switch_overlays(struct qemu_vm *q, struct qemu_overlay *fresh, struct error *err)
 {
@@ -128,7 +141,7 @@ static int switch_overlays(struct qemu_vm *q, struct qemu_overlay *fresh, struct
 		json_decref(actions);
 		return r;
 	}
-	r = call_take(q, "transaction", json_pack("{s:o}", "actions", actions), -EBADF, NULL, err);
+	r = commit_overlays(q, actions, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < d->n; i++)

@@ -294,6 +294,48 @@ FIBER_TEST(a_start_that_is_cancelled_leaves_nothing)
 	done(&l);
 }
 
+static int save_main(void *userdata)
+{
+	struct pending *p = userdata;
+
+	return qemu_run_save(p->l->run, STDERR_FILENO, false, &p->err);
+}
+
+/* Given up before QEMU has said that it begins: it may do so all the same, and would stop the
+ * machine when it is done. */
+FIBER_TEST(a_save_that_is_given_up_is_called_off)
+{
+	char *argv[] = {
+		"sh", "-c",
+		"answer() { read x <&9; echo '{\"return\": {}, \"id\": '$1'}' >&9; }\n"
+		"echo '{\"QMP\": {\"version\": {}}}' >&9\n"
+		"answer 1; answer 2; answer 3; answer 4; answer 5; read x <&9\n"
+		"case $x in *migrate*fd:*) echo '{\"event\": \"SEEN\"}' >&9;; esac\n"
+		"read x <&9\n"
+		"case $x in *migrate_cancel*)\n"
+		"	echo '{\"return\": {}, \"id\": 7}' >&9\n"
+		"	echo '{\"event\": \"MIGRATION\", \"data\": {\"status\": \"cancelled\"}}' "
+		">&9\n"
+		"	answer 8;;\n"
+		"esac\n"
+		"exec sleep 1000",
+		NULL};
+	struct error err = {};
+	struct fiber *fiber;
+	struct log l = {};
+	struct pending p = {.l = &l};
+
+	check(start(&l, argv, NULL, &err) == 0);
+	fiber_start("save", save_main, &p, &fiber);
+	while (!strstr(buf_str(&l.text), "event SEEN\n"))
+		check(fiber_sleep(NS_PER_MS, NULL) == 0);
+	fiber_stop(fiber);
+	check(fiber_result(fiber) == -ECANCELED);
+	check_str(buf_str(&l.text), "event SEEN\nevent MIGRATION\n");
+	fiber_unref(fiber);
+	done(&l);
+}
+
 int main(void)
 {
 	_cleanup_free_ char *program = NULL;
@@ -309,6 +351,7 @@ int main(void)
 		cmocka_unit_test(ends_before_the_greeting),
 		cmocka_unit_test(a_flood_on_stderr),
 		cmocka_unit_test(a_start_that_is_cancelled_leaves_nothing),
+		cmocka_unit_test(a_save_that_is_given_up_is_called_off),
 	};
 	int r = cmocka_run_group_tests(without, NULL, NULL);
 
