@@ -166,6 +166,43 @@ static int put_argv(const struct vm_init *init, const struct image *image, const
 	return r;
 }
 
+/* Words in arguments of the user's by which forks would not be on their own. QEMU gives discarded
+ * pages back to the file, though it is mapped privately (ram_block_discard_range() in its
+ * physmem.c): a fork's balloon would punch holes into the template and all other forks. */
+static const struct {
+	const char *word, *why;
+} unsavable[] = {
+	{"virtio-balloon", "it would take pages of the template's memory"},
+	{"virtio-mem", "it would take pages of the template's memory"},
+	{"vhost-user", "it works on the template's memory"},
+	{"-drive", "such a disk is not saved with the machine"},
+	{"-blockdev", "such a disk is not saved with the machine"},
+	{"-hda", "such a disk is not saved with the machine"},
+	{"-hdb", "such a disk is not saved with the machine"},
+	{"-hdc", "such a disk is not saved with the machine"},
+	{"-hdd", "such a disk is not saved with the machine"},
+};
+
+static bool is_unsavable(const char *arg, const char *word)
+{
+	if (word[0] != '-')
+		return strstr(arg, word) != NULL;
+	return str_eq(arg[0] == '-' && arg[1] == '-' ? arg + 1 : arg, word);
+}
+
+static int check_own_args(const struct machine_spec *spec, struct error *err)
+{
+	for (char *const *arg = spec->qemu_args; arg && *arg; arg++) {
+		for (size_t i = 0; i < ARRAY_SIZE(unsavable); i++) {
+			if (is_unsavable(*arg, unsavable[i].word))
+				return error_set(err, ERROR_UNSUPPORTED, ENOTSUP,
+						 "it has '%.80s' in its qemu_args: %s", *arg,
+						 unsavable[i].why);
+		}
+	}
+	return 0;
+}
+
 int qemu_state_key(const struct vm_init *init, const struct image *image, struct buf *ret,
 		   struct error *err)
 {
@@ -176,6 +213,7 @@ int qemu_state_key(const struct vm_init *init, const struct image *image, struct
 	int r;
 
 	if ((r = qemu_check_savable(init->spec, err)) < 0 ||
+	    (r = check_own_args(init->spec, err)) < 0 ||
 	    (r = qemu_choose_accel(init, &kvm, reason, err)) < 0 ||
 	    (r = qemu_find_program(&program, err)) < 0 ||
 	    (r = qemu_get_version(program, &version, err)) < 0)

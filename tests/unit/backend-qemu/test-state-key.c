@@ -81,7 +81,7 @@ FIBER_TEST(everything_that_matters_is_in_it)
 
 FIBER_TEST(what_makes_another_key)
 {
-	static char *args[] = {"-device", "virtio-balloon-pci", NULL};
+	static char *args[] = {"-device", "virtio-rng-pci", NULL};
 	struct disk_spec disk = {.name = "data", .path = "file"};
 	struct machine_spec spec = {.name = "m", .memory_bytes = 256 * MIB, .cpus = 1};
 	struct machine_spec other = spec;
@@ -134,6 +134,24 @@ FIBER_TEST(a_disk_that_is_written_through_cannot_be_saved)
 	check_str(err.message, "its disk 'data' is written through to 'file'");
 }
 
+FIBER_TEST(arguments_by_which_forks_would_not_be_on_their_own)
+{
+	static char *balloon[] = {"-device", "virtio-balloon-pci,free-page-reporting=on", NULL};
+	static char *drive[] = {"-s", "--drive", "file=x", NULL};
+	struct machine_spec spec = {.name = "m", .memory_bytes = 256 * MIB, .qemu_args = balloon};
+	struct error err = {};
+
+	check(!key_of(&spec, dir, &err));
+	check(err.kind == ERROR_UNSUPPORTED);
+	check_str(err.message, "it has 'virtio-balloon-pci,free-page-reporting=on' in its "
+			       "qemu_args: it would take pages of the template's memory");
+	error_clear(&err);
+	spec.qemu_args = drive;
+	check(!key_of(&spec, dir, &err));
+	check_str(err.message, "it has '--drive' in its qemu_args: such a disk is not saved with "
+			       "the machine");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -141,6 +159,7 @@ int main(void)
 		cmocka_unit_test(what_makes_another_key),
 		cmocka_unit_test(a_file_that_changed_makes_another_key),
 		cmocka_unit_test(a_disk_that_is_written_through_cannot_be_saved),
+		cmocka_unit_test(arguments_by_which_forks_would_not_be_on_their_own),
 	};
 
 	return cmocka_run_group_tests(tests, make_files, remove_files);
