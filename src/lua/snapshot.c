@@ -56,6 +56,13 @@ static struct snapshot *push_snapshot(lua_State *L, const char *meta, size_t n, 
 	return s;
 }
 
+/* A snapshot is some words to Lua, and memory, disk and descriptors to the host: those that nobody
+ * holds any more go before there is another. */
+static void drop_unheld(lua_State *L)
+{
+	lua_gc(L, LUA_GCCOLLECT, 0);
+}
+
 /* The name is for people: it is in the events and in the report. */
 static const char *title_at(lua_State *L, int idx, const char *function)
 {
@@ -72,6 +79,7 @@ static int snapshot_take(lua_State *L)
 	lua_settop(L, 2);
 	title = title_at(L, 2, "snapshot");
 	c = call_machine(L, "snapshot");
+	drop_unheld(L);
 	s = push_snapshot(L, SNAPSHOT_META, 1, title);
 	s->parts[0].handle = c->handle;
 	call_timeout(c, NULL, DEFAULT_TIMEOUT_NS);
@@ -165,6 +173,7 @@ static int snapshot_take_all(lua_State *L)
 	title = title_at(L, 1, "snapshot_all");
 	c = call_new(L, "snapshot_all");
 	g = c->script->running;
+	drop_unheld(L);
 	s = push_snapshot(L, SNAPSHOT_ALL_META, count_bound(g), title);
 	s->group = g;
 	for (size_t i = 0; i < g->n_machines; i++)
