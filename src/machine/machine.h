@@ -88,7 +88,7 @@ int machine_continue(struct machine *m, struct error *err);
 int machine_eject(struct machine *m, const char *disk, struct error *err);
 bool machine_is_up(const struct machine *m);
 /* A panic that nobody consumed: fills err (ERROR_CRASH) and returns -errno; else 0. Asked at the
- * end of a test; resets the mark. */
+ * end of a test; resets the mark. Waits, up to 0.3 s, for the rest of one that is being told. */
 int machine_check_panic(struct machine *m, struct error *err);
 /* Seconds: {"firmware":, "kernel":, "initrd":, "userspace":, "agent":, "total":}, absent where
  * unknown. Waits until userspace has settled. */

@@ -172,8 +172,13 @@ int machine_wait_panic(struct machine *m, uint64_t timeout_ns, json_t **ret, str
 
 int machine_check_panic(struct machine *m, struct error *err)
 {
+	uint64_t deadline = deadline_in(SETTLE_NS);
 	struct panic *p = &m->panic;
 
+	/* What has just begun is told in full: the VMM's word for it may overtake the console's. */
+	while (p->collecting &&
+	       fiber_wait_until(&m->changed, deadline, SETTLE_NS, "the rest of a panic", NULL) >= 0)
+		;
 	panic_finish(m);
 	if (!p->present)
 		return 0;

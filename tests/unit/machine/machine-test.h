@@ -87,6 +87,17 @@ static _unused_ void check_state(struct rig *rig, enum machine_state wanted)
 	check_str(machine_state_name(machine_get_state(rig->m)), machine_state_name(wanted));
 }
 
+/* Until the machine has told this; so that nothing depends on how soon that is. */
+static _unused_ void wait_events(struct rig *rig, const char *wanted)
+{
+	uint64_t deadline = deadline_in(SOON);
+
+	while (!strstr(buf_str(&rig->events), wanted)) {
+		check(timeout_left(deadline) > 0);
+		fiber_sleep(MS, NULL);
+	}
+}
+
 /* Runs a command; its exit code. */
 static _unused_ int run(struct rig *rig, const char *script, uint64_t timeout_ns, struct error *err)
 {

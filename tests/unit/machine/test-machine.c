@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* States, power cycles, and what happens to calls when a machine dies, at every stage. */
 #include "machine-test.h"
+#include "machine/machine-internal.h"
 
 static const struct backend_ops backend_bare;
 const struct backend_ops *const backend_registry[] = {&backend_fake, &backend_bare, NULL};
@@ -106,7 +107,7 @@ FIBER_TEST(a_boot_that_a_call_has_met_is_not_waited_for)
 {
 	RIG(rig, "'fake': {'reset_after': 0.02, 'only_boot': 1}");
 	check_ok(machine_start(rig.m, NULL, SOON, &why));
-	fiber_sleep(50 * MS, NULL);
+	wait_events(&rig, "crashed up");
 	check_ok(run(&rig, "true", SOON, &why)); /* under the second one */
 	check(machine_wait_boot(rig.m, 30 * MS, NULL) == -ETIMEDOUT);
 }
@@ -470,11 +471,33 @@ FIBER_TEST(a_panic_that_nobody_waited_for_is_told_at_the_end)
 {
 	RIG(rig, "'fake': {'panic_after': 0.01}");
 	check_ok(machine_start(rig.m, NULL, SOON, &why));
-	fiber_sleep(40 * MS, NULL);
+	wait_events(&rig, "<panic>");
 	check_fails(machine_check_panic(rig.m, &why), ERROR_CRASH,
 		    "machine 'web' panicked, and no one waited for it: Kernel panic - not syncing: "
 		    "fake panic");
 	check_ok(machine_check_panic(rig.m, &why)); /* told once */
+}
+
+static int console_says_why(void *userdata)
+{
+	fiber_sleep(20 * MS, NULL);
+	panic_line(userdata, "[    1.0] Kernel panic - not syncing: late words");
+	panic_line(userdata, "[    1.0] ---[ end Kernel panic - not syncing: late words ]---");
+	return 0;
+}
+
+FIBER_TEST(the_rest_of_a_panic_that_is_being_told_is_waited_for)
+{
+	_cleanup_fiber_ struct fiber *console = NULL;
+	RIG(rig, "'fake': {}");
+
+	check_ok(machine_start(rig.m, NULL, SOON, &why));
+	panic_from_vmm(rig.m);
+	fiber_start("console", console_says_why, rig.m, &console);
+	check_fails(machine_check_panic(rig.m, &why), ERROR_CRASH,
+		    "machine 'web' panicked, and no one waited for it: Kernel panic - not syncing: "
+		    "late words");
+	check_state(&rig, MACHINE_CRASHED);
 }
 
 FIBER_TEST(an_oops_before_a_panic_is_in_its_trace)
@@ -776,6 +799,7 @@ int main(void)
 		cmocka_unit_test(after_an_unexpected_reset_it_is_up_again),
 		cmocka_unit_test(a_panic_is_consumed_by_its_wait),
 		cmocka_unit_test(a_panic_that_nobody_waited_for_is_told_at_the_end),
+		cmocka_unit_test(the_rest_of_a_panic_that_is_being_told_is_waited_for),
 		cmocka_unit_test(an_oops_before_a_panic_is_in_its_trace),
 		cmocka_unit_test(text_about_panics_is_no_panic),
 		cmocka_unit_test(a_machine_that_is_off_cannot_panic),
