@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include "base/file.h"
 #include "base/str.h"
@@ -26,7 +27,8 @@
  */
 
 /* Well below a line's limit, together with all else in it. */
-#define DETAIL_MAX_BYTES (WIRE_EVENT_MAX_BYTES / 2)
+#define DETAIL_MAX_BYTES   (WIRE_EVENT_MAX_BYTES / 2)
+#define DESCRIPTORS_WANTED 65536
 
 static void emit(struct worker *w, const char *type, json_t *fields, bool may_wait)
 {
@@ -197,11 +199,24 @@ static int worker_fiber(void *userdata)
 	return 0;
 }
 
+/* Snapshots are descriptors: each that is held has all layers of its disks, and QEMU has them, too.
+ * The usual limit is for programs that use select(2). */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS_WANTED)
+		return;
+	limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)DESCRIPTORS_WANTED);
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int worker_main(int argc, char **argv)
 {
 	struct worker w = {};
 
 	prctl(PR_SET_NAME, "assay-worker");
+	raise_descriptor_limit();
 	if (fcntl(WIRE_CONTROL_FD, F_GETFD) < 0) {
 		fputs("assay: a worker is started by the runner, not by hand\n", stderr);
 		return EXIT_USAGE;

@@ -7,6 +7,7 @@ usage: runner-faults.py ASSAY [unittest arguments]
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,16 @@ class Fault(unittest.TestCase):
         self.assertEqual(status, 1, output)
         self.assertIn("time-out of 1 s", output)
         self.assertLess(time.monotonic() - begin, 10)
+
+    def test_few_descriptors(self):
+        """Snapshots that are held need many; the soft limit is not what counts."""
+        self.write(FAKE + 'test("a", function() local held = {}\n'
+                   'm:start() for i = 1, 30 do held[i] = m:snapshot() end m:restore(held[1]) end)\n')
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        status, output = self.run_assay(".")
+        self.assertEqual(status, 0, output)
 
     def test_stopped_worker(self):
         """One that does not keep its own deadline is killed 15 s later."""
