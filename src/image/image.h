@@ -178,5 +178,8 @@ int image_store_export(const char *which, const char *dest, struct error *err);
 int qcow2_write_empty(int fd, uint64_t virtual_size, struct error *err);
 /* Virtual size from a header; -EINVAL/USAGE if it is no qcow2. */
 int qcow2_virtual_size(int fd, uint64_t *ret, struct error *err);
+/* The name of the file that a qcow2 disk lies on, as its header has it (relative to its own folder,
+ * or a protocol's); malloc'd, NULL if there is none or it is no qcow2. ERROR_USAGE: damaged. */
+int qcow2_backing_file(int fd, char **ret, struct error *err);
 /* "qcow2", "raw" or what else the magic says ("vmdk", "vdi", "vhdx"); never NULL. */
 const char *disk_format_probe(const void *head, size_t len);

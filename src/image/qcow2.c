@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/str.h"
 
 /*
  * An empty qcow2 is four things, each at the start of a cluster of its own:
@@ -27,6 +28,9 @@
 #define L1_ENTRY_COVERS (CLUSTER_BYTES / 8 * CLUSTER_BYTES)
 /* QEMU refuses an L1 table above 32 MiB (block/qcow2.h, QCOW_MAX_L1_SIZE). */
 #define L1_ENTRIES_MAX (32 * MIB / 8)
+
+/* docs/interop/qcow2.txt in QEMU's sources */
+#define QCOW2_NAME_MAX 1023
 
 struct qcow2_header {
 	uint32_t magic;
@@ -117,6 +121,30 @@ int qcow2_virtual_size(int fd, uint64_t *ret, struct error *err)
 		return error_set(err, ERROR_USAGE, EINVAL, "not a qcow2 disk");
 	*ret = be64toh(header.size);
 	return 0;
+}
+
+int qcow2_backing_file(int fd, char **ret, struct error *err)
+{
+	struct qcow2_header header = {};
+	uint64_t offset;
+	uint32_t size;
+	ssize_t n = pread(fd, &header, sizeof(header), 0);
+
+	*ret = NULL;
+	if (n < 0)
+		return error_set_errno(err, ERROR_INFRA, errno, "cannot read a disk's header");
+	offset = be64toh(header.backing_file_offset);
+	size = be32toh(header.backing_file_size);
+	if ((size_t)n < offsetof(struct qcow2_header, crypt_method) ||
+	    be32toh(header.magic) != QCOW2_MAGIC || offset == 0)
+		return 0;
+	if (offset > INT64_MAX || size == 0 || size > QCOW2_NAME_MAX)
+		return error_set(err, ERROR_USAGE, EINVAL, "a qcow2 disk with a damaged header");
+	*ret = xcalloc(size + 1, 1);
+	if (pread(fd, *ret, size, (off_t)offset) == (ssize_t)size)
+		return 0;
+	free(TAKE_PTR(*ret));
+	return error_set(err, ERROR_USAGE, EINVAL, "a qcow2 disk that ends in its header");
 }
 
 const char *disk_format_probe(const void *head, size_t len)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a booted machine is known by in the template store. */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -17,6 +18,8 @@
 
 /* Changes when what is saved, or how, changes in a way that nothing else in the key shows. */
 #define KEY_VERSION "assay-boot-1"
+/* Also the end of those that lie on themselves. */
+#define BASES_MAX 64
 
 static int unsupported(struct error *err, const char *fmt, ...) _printf_(2, 3);
 static int unsupported(struct error *err, const char *fmt, ...)
@@ -45,18 +48,61 @@ static int check_definition(const struct machine_spec *spec, const struct backen
 	return 0;
 }
 
-static int add_file(struct buf *b, const char *what, const char *path, struct error *err)
+/* The path of what a qcow2 disk lies on; NULL: of none, or it is no such disk. malloc'd. */
+static int find_base(const char *path, char **ret, struct error *err)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	_cleanup_free_ char *name = NULL, *dir = path_dirname(path);
+	int r = fd < 0 ? 0 : qcow2_backing_file(fd, &name, err);
+
+	*ret = NULL;
+	if (r < 0)
+		error_prefix(err, "'%s'", path);
+	if (r < 0 || !name)
+		return r;
+	/* As QEMU tells "json:…" and "nbd:…" from names of files. */
+	if (name[strcspn(name, "/:")] == ':')
+		return unsupported(err,
+				   "nobody can tell whether '%s' has changed, on which '%s' lies",
+				   name, path);
+	*ret = path_join(dir, name);
+	return 0;
+}
+
+static int add_one_file(struct buf *b, const char *what, const char *path, struct error *err)
 {
 	struct stat st;
 
-	if (!path)
-		return 0;
 	if (stat(path, &st) < 0)
 		return error_set_errno(err, ERROR_INFRA, errno, "cannot look at '%s'", path);
+	if (!S_ISREG(st.st_mode))
+		return unsupported(
+			err, "nobody can tell whether '%s', which is no file, has changed", path);
 	buf_printf(b, "%s %llu:%llu %lld %lld.%09ld\n", what, (unsigned long long)st.st_dev,
 		   (unsigned long long)st.st_ino, (long long)st.st_size,
 		   (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
 	return 0;
+}
+
+/* With all that lies below it. */
+static int add_file(struct buf *b, const char *what, const char *path, struct error *err)
+{
+	_cleanup_free_ char *at = path ? xstrdup(path) : NULL;
+	int r = 0;
+
+	for (unsigned i = 0; at && r >= 0; i++) {
+		_cleanup_free_ char *next = NULL;
+
+		if (i == BASES_MAX)
+			return unsupported(err, "more than %u disks lie below '%s'", BASES_MAX,
+					   path);
+		r = add_one_file(b, what, at, err);
+		if (r >= 0)
+			r = find_base(at, &next, err);
+		free(at);
+		at = TAKE_PTR(next);
+	}
+	return r;
 }
 
 static int add_image(struct buf *b, const struct image *image, struct error *err)

@@ -324,7 +324,8 @@ static void tell(struct making *m, int r)
 		return;
 	}
 	if (r < 0) {
-		if (f->error.kind != ERROR_CANCELLED)
+		if (f->error.kind != ERROR_CANCELLED &&
+		    verdict_of_error(f->error.kind) != VERDICT_SKIPPED)
 			diagnose_machines(w);
 		json_object_set_new(fields, "error",
 				    worker_error_json(&f->error, m->phase, f->detail, f->trace));

@@ -408,6 +408,16 @@ class Forks(unittest.TestCase):
             self.assertEqual(self.end_of("bad/one")["dir"], failed[0]["dir"])
         self.assertEqual(len(self.stored()), 1)
 
+    def test_setup_skips(self):
+        """So do its tests; there is nothing to explain."""
+        self.write(machine() + 'setup(function() skip("not today") end)\n'
+                   'test("one", print)\ntest("two", { xfail = "known" }, print)\n')
+        self.assertIn("(not today)", self.run_assay("a.lua"))
+        self.assertEqual(self.verdicts(), {"one": "skipped", "two": "skipped"})
+        self.assertEqual(len(self.stored()), 1)
+        events = self.folder / "assay-out/latest/a.setup/events.jsonl"
+        self.assertNotIn('"diagnostic"', events.read_text(encoding="utf-8"))
+
     def test_boot_fails(self):
         self.write(machine(fake='start_fails = "no room",') + 'test("one", print)\ntest("two", print)\n')
         output = self.run_assay("a.lua", status=3)

@@ -122,6 +122,42 @@ static void files_count_by_identity(void **state)
 	}
 }
 
+/* A version 2 header and the name of what it lies on. */
+static void write_qcow2(const char *name, const char *base)
+{
+	_cleanup_free_ char *path = path_join(cache_dir, name), *data = xcalloc(1, 4096);
+
+	memcpy(data, "QFI\xfb\0\0\0\2\0\0\0\0\0\0\0\x48\0\0\0", 19);
+	data[19] = (char)strlen(base);
+	memcpy(data + 0x48, base, strlen(base));
+	check(file_write_atomic(path, data, 4096, 0644, NULL) == 0);
+}
+
+/* What disks lie on is a part of them. */
+static void backing_files_count_too(void **state)
+{
+	const char *options = FAKE ", 'disks': [{'path': 'top.qcow2'}]";
+	char before[DIGEST_HEX_MAX], after[DIGEST_HEX_MAX];
+	struct error err = {};
+
+	write_qcow2("top.qcow2", "middle.qcow2");
+	write_qcow2("middle.qcow2", "disk.img");
+	write_disk("disk.img");
+	assert_int_equal(key_of(options, before, NULL), 0);
+	assert_int_equal(key_of(options, after, NULL), 0);
+	assert_string_equal(before, after);
+	write_disk("disk.img");
+	assert_int_equal(key_of(options, after, NULL), 0);
+	assert_string_not_equal(before, after);
+	write_qcow2("middle.qcow2", "top.qcow2");
+	assert_int_equal(key_of(options, after, &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.message, "more than 64 disks lie below '"));
+	error_clear(&err);
+	write_qcow2("middle.qcow2", "nbd:host:10809");
+	assert_int_equal(key_of(options, after, &err), -EOPNOTSUPP);
+	assert_true(str_starts(err.message, "nobody can tell whether 'nbd:host:10809' has "));
+}
+
 static void import(const char *name)
 {
 	_cleanup_free_ char *path = path_join(cache_dir, "disk.img");
@@ -183,6 +219,8 @@ static void what_cannot_be_saved_says_why(void **state)
 		{FAKE ", 'disks': [{'name': 'data', 'path': 'disk.img', "
 		      "'write': true}]",
 		 "what machine 'web' writes to its disk 'data' stays"},
+		{FAKE ", 'disks': [{'path': '/dev/zero'}]",
+		 "nobody can tell whether '/dev/zero', which is no file, has changed"},
 	};
 
 	write_disk("disk.img");
@@ -203,6 +241,7 @@ int main(void)
 		CLEAN(the_definition_counts),	      CLEAN(the_hypervisor_counts),
 		CLEAN(files_count_by_identity),	      CLEAN(what_is_missing_is_an_error),
 		CLEAN(what_cannot_be_saved_says_why), CLEAN(images_count_by_identity_too),
+		CLEAN(backing_files_count_too),
 	};
 
 	return cmocka_run_group_tests_name("template-key", tests, NULL, NULL);
