@@ -94,6 +94,11 @@ int machine_check_panic(struct machine *m, struct error *err);
  * unknown. Waits until userspace has settled. */
 int machine_boot_times(struct machine *m, uint64_t timeout_ns, json_t **ret, struct error *err);
 
+/* Until the guest has come to rest after its boot: a shell was run once, udev's queue is empty, and
+ * its processors were idle for nine tenths of a quarter of a second. One that never rests is left
+ * alone at the time-out: 0, as for a guest that does not tell. ERROR_CRASH if it dies. */
+int machine_wait_idle(struct machine *m, uint64_t timeout_ns, struct error *err);
+
 /* The agent, for calls of channel/agent.h. Starts the machine if it is off; ERROR_CRASH while it
  * is crashed; ERROR_USAGE with agent = false. The pointer stays valid for the machine's life. */
 int machine_agent(struct machine *m, uint64_t timeout_ns, struct agent **ret, struct error *err);

@@ -271,11 +271,14 @@ static int let_go(struct saving *s, size_t n, uint64_t deadline, struct error *e
 
 static int save_held(struct saving *s, size_t n, bool keep, uint64_t deadline, struct error *err)
 {
+	struct deadline_scope scope;
 	struct error lost = {};
 	int r = hold(s, n, deadline, err);
 
+	deadline_enter(&scope, timeout_left(deadline), ERROR_TIMEOUT, "the time to save");
 	for (size_t i = 0; i < n && r >= 0; i++)
 		r = save_one(&s[i], keep, err);
+	deadline_leave(&scope);
 	/* A template is whole or is not. */
 	for (size_t i = 0; i < n && !keep; i++) {
 		s[i].m->killed_as = "saved";

@@ -17,7 +17,7 @@
  */
 
 /* Changes when what is saved, or how, changes in a way that nothing else in the key shows. */
-#define KEY_VERSION "assay-boot-1"
+#define KEY_VERSION "assay-boot-3"
 /* Also the end of those that lie on themselves. */
 #define BASES_MAX 64
 

@@ -580,10 +580,14 @@ static uint64_t off_cost(const struct template_set *s)
 	return bytes;
 }
 
-/* What a fork takes: as measured, if each of its templates has been. */
+/* What a fork takes: as measured, if each of its templates has been; never more than machines that
+ * boot. */
 static uint64_t fork_cost(const struct template_set *s)
 {
-	uint64_t off = off_cost(s), bytes = 0;
+	uint64_t off = off_cost(s), bytes = 0, booted = 0;
+
+	for (size_t i = 0; i < s->n_machines; i++)
+		booted += machine_cost_bytes(s->machines[i].spec);
 
 	for (size_t i = 0; i < s->n_held; i++) {
 		const struct template *t = s->held[i];
@@ -594,9 +598,9 @@ static uint64_t fork_cost(const struct template_set *s)
 			continue;
 		if (!seen && !t->fork_bytes)
 			return off + estimate(s);
-		bytes += MAX(seen, t->fork_bytes);
+		bytes += MIN(MAX(seen, t->fork_bytes), booted);
 	}
-	return off + bytes;
+	return MIN(off + bytes, booted);
 }
 
 static void settle(struct template_set *s, enum set_state state)

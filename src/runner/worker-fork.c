@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A worker's machines, forked from templates: opened, begun early, restored, measured. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -136,8 +137,19 @@ static int restore_one(struct worker *w, struct worker_machine *m, struct error 
 	return r;
 }
 
-/* Of them, those that could not be saved for want of the host's memory, or because somebody gave
- * up, are no worse than they were. */
+/* Whether that is the host's fault and not the template's. */
+static bool is_hosts_fault(const struct error *err)
+{
+	static const int codes[] = {ENOMEM, EMFILE, ENFILE, ENOSPC, EDQUOT, EAGAIN};
+
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (err->code == codes[i])
+			return true;
+	return err->kind == ERROR_CANCELLED;
+}
+
+/* A template whose machines did not go on for want of the host's memory or descriptors, or because
+ * somebody gave up, is no worse than it was. */
 int fork_restore(struct worker *w, struct fork_failure *ret)
 {
 	static const struct machines_call call = {has_from, restore_one, "machines to go on"};
@@ -147,7 +159,7 @@ int fork_restore(struct worker *w, struct fork_failure *ret)
 	worker_phase(w, "fork", worker_scaled(w, RESTORE_TIMEOUT_NS));
 	r = machines_each(w, &call, &ret->error);
 	if (r < 0) {
-		if (w->broken_template && ret->error.kind != ERROR_CANCELLED)
+		if (w->broken_template && !is_hosts_fault(&ret->error))
 			snprintf(ret->key, sizeof(ret->key), "%s", w->broken_template->key);
 		return r;
 	}

@@ -31,6 +31,7 @@
  * They are read before each fork, so they are bounded.
  */
 #define SETTLE_TIMEOUT_NS   (60 * NS_PER_SEC)
+#define IDLE_TIMEOUT_NS	    (5 * NS_PER_SEC)
 #define SAVE_TIMEOUT_NS	    (120 * NS_PER_SEC)
 #define EVENTS_MAX_BYTES    (256 * KIB)
 #define ARTIFACT_MAX_BYTES  (64 * KIB)
@@ -134,21 +135,33 @@ static bool was_started(const struct worker_machine *m)
 	return m->was_started;
 }
 
-static int save_one(struct worker *w, struct worker_machine *m, struct error *err)
+/* All at one instant: they may be in the middle of talking to each other. */
+static int save_started(struct worker *w, struct error *err)
 {
-	return machine_save(m->machine, false, worker_scaled(w, SAVE_TIMEOUT_NS), &m->saved, err);
+	_cleanup_free_ struct machine **machines = xcalloc(w->n_machines + 1, sizeof(*machines));
+	_cleanup_free_ struct saved **saved = xcalloc(w->n_machines + 1, sizeof(*saved));
+	size_t n = 0, k = 0;
+	int r;
+
+	for (size_t i = 0; i < w->n_machines; i++)
+		if (was_started(&w->machines[i]))
+			machines[n++] = w->machines[i].machine;
+	r = machine_save_all(machines, n, false, worker_scaled(w, SAVE_TIMEOUT_NS), saved, err);
+	for (size_t i = 0; i < w->n_machines && r == 0; i++)
+		if (was_started(&w->machines[i]))
+			w->machines[i].saved = saved[k++];
+	return r;
 }
 
 static int save(struct making *m, struct error *err)
 {
-	static const struct machines_call call = {was_started, save_one, "machines to be saved"};
 	struct worker *w = m->w;
 	struct template *t = &m->template;
 	int r;
 
 	m->phase = "save";
 	worker_phase(w, "save", worker_scaled(w, SAVE_TIMEOUT_NS));
-	r = machines_each(w, &call, err);
+	r = save_started(w, err);
 	if (r < 0)
 		return r;
 	finish_notes(m);
@@ -178,9 +191,9 @@ static int settle_one(struct worker *w, struct worker_machine *m, struct error *
 
 	r = machine_boot_times(m->machine, worker_scaled(w, SETTLE_TIMEOUT_NS), &times, &why);
 	json_decref(times);
-	if (r == 0 || why.kind == ERROR_TIMEOUT)
-		return 0;
-	return error_propagate(err, &why);
+	if (r < 0 && why.kind != ERROR_TIMEOUT)
+		return error_propagate(err, &why);
+	return machine_wait_idle(m->machine, worker_scaled(w, IDLE_TIMEOUT_NS), err);
 }
 
 static int make_booted(struct making *m, struct error *err)

@@ -91,3 +91,12 @@ group("debian", function()
     assert_contains(m:journal { unit = "web.service" }, "Started")
   end)
 end)
+
+group("at rest", function()
+  local m = machine("m", { image = "debian-13", memory = "512M" })
+
+  test("what a boot leaves to be done is done before the fork", function()
+    assert_eq(m:execute("test -e /run/udev/queue").code, 1)
+    assert_eq(m:succeed("systemctl is-system-running"), "running")
+  end)
+end)
