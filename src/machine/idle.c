@@ -80,7 +80,7 @@ static int wait_udev(struct agent *a, uint64_t timeout_ns, struct error *err)
 int machine_wait_idle(struct machine *m, uint64_t timeout_ns, struct error *err)
 {
 	uint64_t deadline = deadline_in(timeout_ns);
-	struct load before, now;
+	struct load before = {}, now = {};
 	struct agent *agent;
 	int r = machine_agent(m, timeout_ns, &agent, err);
 
