@@ -340,7 +340,8 @@ static void feed_globals(struct walk *w, lua_State *L)
 		feed_value(w, L, -1);
 		lua_pop(L, 1);
 	}
-	qsort(w->globals, strv_len(w->globals), sizeof(*w->globals), compare_texts);
+	if (w->globals)
+		qsort(w->globals, strv_len(w->globals), sizeof(*w->globals), compare_texts);
 	for (size_t i = 0; w->globals && w->globals[i]; i++) {
 		feed_text(w, 'g', w->globals[i], strlen(w->globals[i]));
 		lua_pushstring(L, w->globals[i]);
