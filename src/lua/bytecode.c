@@ -264,9 +264,12 @@ int bytecode_read(const void *dump, size_t len, int env, const struct bytecode_s
 	/* Signature, version, format, data that line ends would break; sizes of an instruction, an
 	 * integer, a number. An integer and a number as samples of both follow. */
 	static const char header[] = "\x1bLua\x54\0\x19\x93\r\n\x1a\n\4\10\10";
-	struct reader r = {.p = dump, .end = (const uint8_t *)dump + len, .sink = sink};
+	struct reader r = {.p = dump, .sink = sink};
 	const uint8_t *p;
 
+	if (len == 0)
+		return -EINVAL; /* a native function has no dump */
+	r.end = r.p + len;
 	if (!take(&r, sizeof(header) - 1, &p) || memcmp(p, header, sizeof(header) - 1) != 0 ||
 	    !take(&r, 16, &p) || !take(&r, 1, &p) || !read_function(&r, env, false, 0) ||
 	    r.p != r.end)
