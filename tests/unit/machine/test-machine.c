@@ -766,26 +766,6 @@ FIBER_TEST(fake_machines_are_cheap)
 	check(took < 20 * NS_PER_SEC);
 }
 
-/* What a guest tells of its load is believed or not; nothing of it is an error but its death. */
-FIBER_TEST(a_guest_at_rest)
-{
-	struct agent *agent;
-	RIG(rig, "'fake': {'files': {'/proc/stat': 'cpu  4 0 2 90 1 0 0 0\\n'}}");
-
-	check_ok(machine_wait_idle(rig.m, SOON, &why));
-	check_ok(machine_agent(rig.m, SOON, &agent, &why));
-	check_ok(agent_write_file(agent, "/proc/stat", "no", 2, 0, NULL, SOON, &why));
-	check_ok(machine_wait_idle(rig.m, SOON, &why));
-	check_ok(machine_unplug(rig.m, &why));
-}
-
-FIBER_TEST(a_guest_that_tells_nothing_of_its_load)
-{
-	RIG(rig, "'fake': {}");
-
-	check_ok(machine_wait_idle(rig.m, SOON, &why));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -835,8 +815,6 @@ int main(void)
 		cmocka_unit_test(a_vmm_that_ends_within_its_start),
 		cmocka_unit_test(what_a_backend_cannot_do_has_one_error),
 		cmocka_unit_test(fake_machines_are_cheap),
-		cmocka_unit_test(a_guest_at_rest),
-		cmocka_unit_test(a_guest_that_tells_nothing_of_its_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
